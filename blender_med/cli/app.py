@@ -1,0 +1,69 @@
+"""The typer application: parse, validate, call."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from blender_med import __version__
+from blender_med.cli import data, recipes, run, validate
+from blender_med.errors import BlenderMedError, ConfigError
+
+app = typer.Typer(
+    name="blender-med",
+    help="Ask several open language models, rank their answers, compose a better one.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+app.command("run")(run.run)
+app.command("status")(run.status)
+app.command("report")(run.report)
+app.command("validate")(validate.validate)
+app.add_typer(data.app, name="data")
+app.add_typer(recipes.app, name="recipes")
+
+_INTERRUPTED = 130
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+def run_app() -> int:
+    """Run the command of ``sys.argv``; returns the exit code.
+
+    1: something failed while running. 2: a recipe or an argument is wrong. 130: Ctrl-C.
+    """
+    try:
+        code = app(standalone_mode=False)
+    except BlenderMedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except Exception as error:
+        return _usage_or_raise(error)
+    if code == _INTERRUPTED:
+        print("stopped; run the same command again to continue", file=sys.stderr)
+    return code if isinstance(code, int) else 0
+
+
+def _usage_or_raise(error: Exception) -> int:
+    """Show a wrong command line as typer does; anything else is a bug and keeps its traceback."""
+    show = getattr(error, "show", None)
+    if show is None:
+        raise error
+    show()
+    return int(getattr(error, "exit_code", 2))

@@ -1,0 +1,126 @@
+"""``blender-med run``, ``status`` and ``report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from blender_med.stages.base import Run
+    from blender_med.stages.runner import Selection
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a recipe key, e.g. dataset.limit=50."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the libraries' own output.")]
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="Pipeline recipe (YAML).")],
+    set_: Overrides = None,
+    only: Annotated[
+        str | None, typer.Option(help="Run these stages only (comma-separated).")
+    ] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="Start at this stage.")] = None,
+    force: Annotated[
+        bool, typer.Option(help="Run the stages even if they are up to date.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a pipeline recipe; finished stages are skipped, a killed one continues."""
+    from blender_med.cli.console import set_up_logging
+    from blender_med.stages.pipeline import open_recipe
+    from blender_med.stages.runner import Selection
+
+    set_up_logging(quiet=quiet, verbose=verbose)
+    stages = tuple(part.strip() for part in only.split(",")) if only else None
+    selection = Selection(only=stages, start=from_, force=force)
+    opened = open_recipe(recipe, set_ or [], verbose=verbose)
+    if dry_run:
+        _print_plan(opened, selection)
+    else:
+        _run(opened, selection, quiet=quiet)
+
+
+def status(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
+) -> None:
+    """Show which stages of a run are finished."""
+    from blender_med.stages import runner
+
+    opened = runner.open_run(run_folder)
+    words = {"skip": "finished", "resume": "unfinished", "run": "not started"}
+    _print_table(
+        f"{opened.recipe.name}",
+        [(p.name, words[p.action], _count(p.rows), p.reason) for p in runner.status(opened)],
+    )
+
+
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
+    quiet: Quiet = False,
+) -> None:
+    """Write the tables of a finished run again."""
+    from blender_med.cli.console import set_up_logging
+    from blender_med.stages.runner import Selection, open_run
+
+    set_up_logging(quiet=quiet, verbose=False)
+    _run(open_run(run_folder), Selection(only=("report",), force=True), quiet=quiet)
+
+
+def _run(opened: Run, selection: Selection, *, quiet: bool) -> None:
+    from blender_med.cli.console import stderr
+    from blender_med.executors.local import LocalExecutor
+    from blender_med.executors.progress import ProgressDisplay
+    from blender_med.stages.runner import run_pipeline
+    from blender_med.store.lock import run_lock
+
+    with run_lock(opened.folder):
+        run_pipeline(opened, LocalExecutor(ProgressDisplay(stderr, quiet=quiet)), selection)
+    if not quiet:
+        _print_result(opened)
+
+
+def _print_result(opened: Run) -> None:
+    from blender_med.cli.console import stdout
+    from blender_med.reports.stage import summary
+
+    for note in opened.notes:
+        stdout.print(f"- {note}", highlight=False, markup=False)
+    if (table := summary(opened)) is not None:
+        stdout.print(table, highlight=False, markup=False, soft_wrap=True)
+        folder = opened.stage_folder("report")
+        stdout.print(f"Tables: {folder}", highlight=False, markup=False)
+
+
+def _print_plan(opened: Run, selection: Selection) -> None:
+    from blender_med.stages.runner import dry_run
+
+    plans = dry_run(opened, selection)
+    _print_table(
+        f"plan of {opened.recipe.name}",
+        [(p.name, p.action, _count(p.rows), p.reason) for p in plans],
+    )
+
+
+def _count(rows: int | None) -> str:
+    return "" if rows is None else str(rows)
+
+
+def _print_table(title: str, rows: list[tuple[str, str, str, str]]) -> None:
+    from rich.table import Table
+
+    from blender_med.cli.console import stdout
+
+    table = Table("stage", "state", "rows", "why", title=title)
+    for row in rows:
+        table.add_row(*row)
+    stdout.print(table)

@@ -1,0 +1,23 @@
+"""Identity of a data set's content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from blender_med.data.config import DatasetConfig
+from blender_med.store.files import tree_sha256
+
+
+def dataset_fingerprint(config: DatasetConfig) -> str:
+    """Hash of the local files, or the Hub id with its revision.
+
+    A data set without a path is the type's default: the sample set of the project, or the
+    type's own Hub id.
+    """
+    if config.type == "sample" and config.path is None:
+        from blender_med.data.sample import sample_folder
+
+        return tree_sha256(sample_folder())
+    if config.path is not None and config.is_local:
+        return tree_sha256(Path(config.path))
+    return f"hub:{config.path or config.type}@{config.options.get('revision', 'main')}"

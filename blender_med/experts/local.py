@@ -1,0 +1,195 @@
+"""Experts whose model runs on this machine, in an engine process that several may share."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from blender_med.errors import BlenderMedError, ExpertError
+from blender_med.experts.base import ChoiceScores, Completion, Prompt
+from blender_med.experts.config import ExpertConfig, Sampling
+from blender_med.experts.engines import on_cuda
+from blender_med.experts.hub import commit_hash, is_local
+from blender_med.experts.packages import package_model_folder
+from blender_med.experts.process import EngineProcess
+from blender_med.experts.rendering import Renderer
+from blender_med.experts.requests import ChoiceRequest, EngineSpec, GenerateRequest
+from blender_med.experts.revision import model_revision
+from blender_med.experts.vllm import vllm_environment
+
+
+class SharedEngine:
+    """The engine of the experts with one ``engine_key``: starts on demand, stops with the last.
+
+    Args:
+        engine: ``vllm`` or ``transformers``.
+        group: Recipes of the experts that share it; their LoRA adapters are all served.
+        verbose: Let its log through.
+        device: ``cpu`` or ``cuda:N``; None takes CUDA where there is one.
+    """
+
+    def __init__(
+        self,
+        engine: str,
+        group: Sequence[ExpertConfig],
+        *,
+        verbose: bool = False,
+        device: str | None = None,
+    ) -> None:
+        self._engine = engine
+        self._config = group[0]
+        self._loras = tuple(dict.fromkeys(c.lora for c in group if c.lora))
+        self._verbose = verbose
+        self._device = device
+        self._process: EngineProcess | None = None
+        self._open = {config.name for config in group}
+        self._lock = threading.Lock()
+
+    def call(self, name: str, method: str, *arguments: Any) -> Any:
+        """Ask the engine on behalf of the expert ``name``; starts it if it does not run."""
+        with self._lock:
+            self._open.add(name)
+            if self._process is None or not self._process.alive:
+                self._process = self._start()
+            return self._process.call(method, *arguments)
+
+    def close(self, name: str) -> None:
+        """The expert ``name`` needs it no longer; the last one stops it."""
+        with self._lock:
+            self._open.discard(name)
+            if self._process is not None and not self._open:
+                self._process.stop()
+                self._process = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the engine, None while it does not run."""
+        return None if self._process is None else self._process.pid
+
+    def _start(self) -> EngineProcess:
+        cuda = on_cuda(self._device)
+        folder, commit = model_source(self._config)
+        spec = EngineSpec(self._engine, self._config, folder, commit, self._loras, cuda)
+        environment = _device_environment(self._device) | _offline(folder)
+        if self._engine == "vllm":
+            environment |= vllm_environment(cuda, self._verbose)
+        return EngineProcess(spec, environment=environment, verbose=self._verbose)
+
+
+def model_source(config: ExpertConfig) -> tuple[str, str | None]:
+    """Folder or Hub id of the model, and the commit of a Hub id; converts a package's GGUF."""
+    if config.package is not None:
+        return str(package_model_folder(config)), None
+    model = str(config.model)
+    if is_local(model):
+        return str(Path(model).expanduser()), None
+    return model, commit_hash(model, config.revision)
+
+
+def _device_environment(device: str | None) -> dict[str, str]:
+    if device is None:
+        return {}
+    kind, _, index = device.partition(":")
+    return {"CUDA_VISIBLE_DEVICES": (index or "0") if kind == "cuda" else ""}
+
+
+def _offline(model: str) -> dict[str, str]:
+    """A local folder needs no network, and asking the Hub about it costs seconds."""
+    return {"HF_HUB_OFFLINE": "1"} if is_local(model) else {}
+
+
+class LocalExpert:
+    """An expert of the engines ``vllm`` and ``transformers``."""
+
+    def __init__(self, config: ExpertConfig, engine: SharedEngine) -> None:
+        self.config = config
+        self._engine = engine
+
+    @cached_property
+    def revision(self) -> str:
+        """Identity of the weights."""
+        return model_revision(self.config)
+
+    @cached_property
+    def _renderer(self) -> Renderer:
+        return Renderer(self.config, load_tokenizer(self.config))
+
+    def render(self, question: Any, max_tokens: int) -> Prompt:
+        """Prompt for a generated answer that leaves room for ``max_tokens``."""
+        return self._renderer.render(question, max_tokens)
+
+    def render_choices(self, question: Any) -> tuple[Prompt, tuple[str, ...]]:
+        """Prompt and choices of the protocol ``lm_eval``."""
+        return self._renderer.render_choices(question)
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, n: int, seeds: Sequence[int]
+    ) -> list[list[Completion]]:
+        """``n`` completions for each prompt, [n_prompts][n]."""
+        if not prompts:
+            return []
+        requests = [
+            GenerateRequest(self._renderer.encode(prompt), seed, self.config.lora)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        answer: list[list[Completion]] = self._engine.call(
+            self.config.name, "generate", requests, sampling, n
+        )
+        return answer
+
+    def choice_logprobs(
+        self, prompts: Sequence[Prompt], choices: Sequence[Sequence[str]]
+    ) -> list[ChoiceScores]:
+        """Log-likelihood of each choice after each prompt."""
+        if not prompts:
+            return []
+        requests = [
+            self._choice_request(prompt, tuple(own))
+            for prompt, own in zip(prompts, choices, strict=True)
+        ]
+        rows = self._engine.call(self.config.name, "choice_logprobs", requests)
+        return [
+            ChoiceScores(tuple(row), len(request.token_ids))
+            for row, request in zip(rows, requests, strict=True)
+        ]
+
+    def _choice_request(self, prompt: Prompt, choices: tuple[str, ...]) -> ChoiceRequest:
+        ids, own = self._renderer.encode_choices(prompt, choices)
+        if not ids or not all(own):
+            problem = f"expert '{self.config.name}': a choice has no tokens of its own"
+            raise ExpertError(problem, value=choices, fix="check the options of the question")
+        return ChoiceRequest(ids, own, self.config.lora)
+
+    def close(self) -> None:
+        """Give the engine up; it stops when no expert needs it."""
+        self._engine.close(self.config.name)
+
+
+def load_tokenizer(config: ExpertConfig) -> Any:
+    """Hugging Face tokenizer of an expert.
+
+    Raises:
+        ExpertError: The folder or Hub id has none that can be read.
+    """
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    from transformers import AutoTokenizer
+
+    folder, commit = model_source(config)
+    source, commit = (config.tokenizer, None) if config.tokenizer else (folder, commit)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return AutoTokenizer.from_pretrained(
+                source, revision=commit, trust_remote_code=config.trust_remote_code
+            )
+    except BlenderMedError:
+        raise
+    except Exception as error:  # what a broken folder raises depends on the tokenizer
+        problem = f"the tokenizer of expert '{config.name}' cannot be loaded: {error}"
+        fix = "check that the folder holds the tokenizer's files, or name it under 'tokenizer'"
+        raise ExpertError(problem, key="model", value=source, fix=fix) from error

@@ -1,0 +1,71 @@
+"""What an expert and its engine process say to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from blender_med.experts.base import Completion
+from blender_med.experts.config import ExpertConfig, Sampling
+
+Tick = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What an engine loads.
+
+    Attributes:
+        engine: ``vllm`` or ``transformers``.
+        config: Recipe of one of the experts that share the engine; only what is part of the
+            engine key counts.
+        model: Local folder or Hub id.
+        revision: Commit of a Hub id; None for a folder.
+        loras: Folders of the adapters the engine must be able to serve.
+        cuda: Whether it runs on CUDA.
+    """
+
+    engine: str
+    config: ExpertConfig
+    model: str
+    revision: str | None
+    loras: tuple[str, ...]
+    cuda: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One prompt as token ids; sample k is drawn with ``seed + k``. ``lora``: None is the base."""
+
+    token_ids: list[int]
+    seed: int
+    lora: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceRequest:
+    """One prompt and its choices as token ids, [n_choices][choice length]."""
+
+    token_ids: list[int]
+    choices: list[list[int]]
+    lora: str | None = None
+
+    @property
+    def single_token(self) -> bool:
+        """Whether one forward pass of the prompt scores every choice."""
+        return all(len(choice) == 1 for choice in self.choices)
+
+
+class Engine(Protocol):
+    """A loaded model inside its process. ``tick`` is called whenever work has gone on."""
+
+    def generate(
+        self, requests: Sequence[GenerateRequest], sampling: Sampling, n: int, tick: Tick
+    ) -> list[list[Completion]]:
+        """Completions, [n_requests][n]."""
+        ...
+
+    def choice_logprobs(self, requests: Sequence[ChoiceRequest], tick: Tick) -> list[list[float]]:
+        """Summed log-likelihoods in nats, [n_requests][n_choices]."""
+        ...

@@ -1,0 +1,1 @@
+"""Fusers compose one answer from candidates or from hidden states."""

@@ -1,0 +1,236 @@
+"""The records that every stage reads and writes, and their Arrow schemas.
+
+Records are frozen dataclasses in Python and rows of Parquet files on disk. Any number of
+candidates per question is legal, also a different number for different questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA_VERSION = 1
+_ROWS_AT_ONCE = 4096
+
+Task = Literal["mcq", "long"]
+Protocol = Literal["lm_eval", "generative"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question of a data set.
+
+    Attributes:
+        id: Stable over loads: data set, source file, row.
+        dataset: Short name of the data set, such as ``medquad``.
+        split: ``train``, ``dev`` or ``test``.
+        task: ``mcq`` (pick one of ``options``) or ``long`` (answer in prose).
+        question: The question as shown to a model.
+        context: Text the question is about (an abstract), or None.
+        options: Answer options in order; None for ``long``.
+        answer_index: 0-based index of the right option; None for ``long`` or when unknown.
+        reference: Reference answer in prose; None where there is none.
+        meta: Strings about the row: subject, question_type, source, group (the document or
+            focus that splits keep together), pmid, ...
+    """
+
+    id: str
+    dataset: str
+    split: str
+    task: Task
+    question: str
+    context: str | None = None
+    options: tuple[str, ...] | None = None
+    answer_index: int | None = None
+    reference: str | None = None
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A text without a question (an abstract, the body of an article), for pretraining.
+
+    ``license`` is the licence the source states, in its own words, or None.
+    """
+
+    id: str
+    dataset: str
+    split: str
+    title: str
+    text: str
+    license: str | None = None
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One answer of one expert to one question; (question_id, expert, sample) is its key.
+
+    Attributes:
+        choice_index: 0-based option the candidate chose; None for prose and where the parser
+            found no choice.
+        option_logprobs: Summed log-likelihood in nats of each option (protocol ``lm_eval``).
+        logprob_sum: Summed log-probability in nats of the generated tokens, where known.
+        finish_reason: ``stop``, ``length``, ``scored`` (log-likelihood only) or
+            ``prompt_too_long`` (not even question and options fit; the text is empty).
+        seconds: Share of the wall time of its batch; the one column that differs between runs.
+        protocol: ``lm_eval`` or ``generative``; accuracies of different protocols never mix.
+        truncated_tokens: Tokens of context cut so that the prompt fits; 0 where nothing was.
+    """
+
+    question_id: str
+    expert: str
+    sample: int
+    text: str
+    choice_index: int | None = None
+    option_logprobs: tuple[float, ...] | None = None
+    logprob_sum: float | None = None
+    finish_reason: str = "stop"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    prompt_sha256: str = ""
+    model_revision: str = ""
+    protocol: Protocol = "generative"
+    truncated_tokens: int = 0
+
+    @property
+    def key(self) -> str:
+        """Name of the candidate within its question: ``expert#sample``."""
+        return f"{self.expert}#{self.sample}"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Value of one metric for one candidate; higher is better for every quality metric."""
+
+    question_id: str
+    expert: str
+    sample: int
+    metric: str
+    value: float
+
+    @property
+    def key(self) -> str:
+        """Name of the scored candidate within its question: ``expert#sample``."""
+        return f"{self.expert}#{self.sample}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Order of the candidates of one question by one method.
+
+    Attributes:
+        candidates: Candidate keys, [n].
+        scores: Higher is better, [n].
+        ranks: 1 is best; ties share the lower number, as 1, 2, 2, 4; [n].
+        pairwise_logits: [n, n]; entry (i, j) > 0 means i beats j. None where not computed.
+        comparisons: Forward passes of a pair of candidates.
+    """
+
+    question_id: str
+    method: str
+    candidates: tuple[str, ...]
+    scores: tuple[float, ...]
+    ranks: tuple[int, ...]
+    pairwise_logits: tuple[tuple[float, ...], ...] | None = None
+    comparisons: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Final answer of one method to one question.
+
+    Attributes:
+        confidence: Probability in 0..1 that the answer is right, where the method has one.
+        experts_used: Names of the experts that had to run for this answer.
+        tokens: Prompt and completion tokens spent on it, over all experts used.
+        seconds: Model seconds spent on it, over all experts used.
+        candidate: Key of the candidate it repeats; None where the text is new.
+        protocol: Protocol of the candidates it came from.
+    """
+
+    question_id: str
+    method: str
+    text: str
+    choice_index: int | None = None
+    confidence: float | None = None
+    experts_used: tuple[str, ...] = ()
+    tokens: int = 0
+    seconds: float = 0.0
+    candidate: str | None = None
+    protocol: Protocol = "generative"
+
+
+Record = Question | Passage | Candidate | Score | Ranking | Answer
+R = TypeVar("R", Question, Passage, Candidate, Score, Ranking, Answer)
+
+
+_SCHEMAS: dict[str, pa.Schema] = {}
+
+
+def arrow_schema(record_type: type[Record]) -> pa.Schema:
+    """Arrow schema of a record type, in the order of its fields."""
+    if record_type.__name__ not in _SCHEMAS:
+        _SCHEMAS[record_type.__name__] = _schema(record_type)
+    return _SCHEMAS[record_type.__name__]
+
+
+def _schema(record_type: type[Record]) -> pa.Schema:
+    import pyarrow as pa
+
+    types: dict[str, pa.DataType] = {
+        "str": pa.string(),
+        "str | None": pa.string(),
+        "Task": pa.string(),
+        "Protocol": pa.string(),
+        "int": pa.int64(),
+        "int | None": pa.int64(),
+        "float": pa.float64(),
+        "float | None": pa.float64(),
+        "tuple[str, ...]": pa.list_(pa.string()),
+        "tuple[str, ...] | None": pa.list_(pa.string()),
+        "tuple[int, ...]": pa.list_(pa.int64()),
+        "tuple[float, ...]": pa.list_(pa.float64()),
+        "tuple[float, ...] | None": pa.list_(pa.float64()),
+        "tuple[tuple[float, ...], ...] | None": pa.list_(pa.list_(pa.float64())),
+        "Mapping[str, str]": pa.map_(pa.string(), pa.string()),
+    }
+    return pa.schema(
+        [
+            pa.field(f.name, types[str(f.type)], nullable="None" in str(f.type))
+            for f in fields(record_type)
+        ]
+    )
+
+
+def to_table(records: Iterable[Record], record_type: type[Record]) -> pa.Table:
+    """Rows of ``record_type`` as an Arrow table; an empty iterable gives an empty table."""
+    import pyarrow as pa
+
+    names = [f.name for f in fields(record_type)]
+    rows = [{name: _plain(getattr(r, name)) for name in names} for r in records]
+    return pa.Table.from_pylist(rows, schema=arrow_schema(record_type))
+
+
+def from_table(table: pa.Table, record_type: type[R]) -> Iterator[R]:
+    """Records of an Arrow table with the schema of ``record_type``."""
+    maps = {f.name for f in fields(record_type) if str(f.type) == "Mapping[str, str]"}
+    for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
+        for row in batch.to_pylist():
+            values: dict[str, Any] = {
+                name: dict(value) if name in maps else _frozen(value) for name, value in row.items()
+            }
+            yield record_type(**values)
+
+
+def _plain(value: Any) -> Any:
+    return list(value.items()) if isinstance(value, Mapping) else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

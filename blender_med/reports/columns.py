@@ -1,0 +1,132 @@
+"""Columns of the tables: how each typed row becomes cells, section by section."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from blender_med.stages.comparison import (
+    AnswerCell,
+    AnswerRow,
+    CandidateCell,
+    ConfusionRow,
+    CostRow,
+    Estimate,
+    MethodRow,
+    SliceRow,
+)
+from blender_med.stages.comparison.rows import Block
+
+Cell = str | int | float | None
+Cells = dict[str, Cell]
+Sections = tuple[Mapping[str, Cell], ...]
+BLOCK_COLUMNS = ("dataset", "split", "task", "protocol")
+
+
+def method_cells(row: MethodRow) -> Sections:
+    """``methods.csv``: block, method, n, figures of every metric, labels, cost, note."""
+    metrics: Cells = {}
+    for name, estimate in row.metrics.items():
+        metrics |= _estimate_cells(name, estimate)
+    labels: Cells = {}
+    for label, scores in row.labels.items():
+        labels |= {
+            f"precision_{label}": scores.precision,
+            f"recall_{label}": scores.recall,
+            f"f1_{label}": scores.f1,
+        }
+    head = _block_cells(row.block) | {"method": row.method, "n": row.n}
+    cost: Cells = {"experts_run": row.experts_run, "tokens": row.tokens, "seconds": row.seconds}
+    return head, metrics, labels, cost | {"note": row.note}
+
+
+def slice_cells(row: SliceRow) -> Sections:
+    """``slices.csv``: block, slice, value, method, n, metric, estimate with delta."""
+    where: Cells = {"slice": row.slice, "slice_value": row.value, "method": row.method, "n": row.n}
+    estimate = row.estimate
+    figures: Cells = {
+        "metric": row.metric,
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "delta": estimate.delta,
+    }
+    return (_block_cells(row.block) | where | figures,)
+
+
+def cost_cells(row: CostRow) -> Sections:
+    """``cost.csv``: block, method, experts, questions, tokens, seconds, both per question."""
+    cells: Cells = {
+        "method": row.method,
+        "experts": "; ".join(row.experts),
+        "questions": row.questions,
+        "tokens": row.tokens,
+        "seconds": row.seconds,
+        "tokens_per_question": row.tokens_per_question,
+        "seconds_per_question": row.seconds_per_question,
+    }
+    return (_block_cells(row.block) | cells,)
+
+
+def confusion_cells(row: ConfusionRow) -> Sections:
+    """``confusion.csv``: block, method, gold, predicted ("unparsed" without a choice), count."""
+    predicted = row.predicted or "unparsed"
+    cells: Cells = {
+        "method": row.method,
+        "gold": row.gold,
+        "predicted": predicted,
+        "count": row.count,
+    }
+    return (_block_cells(row.block) | cells,)
+
+
+def answer_cells(row: AnswerRow) -> Sections:
+    """``answers.csv``: the question, then its candidates, then each method's answer.
+
+    Columns of a candidate start with its key (``smollm2-135m#0.text``), those of a method with
+    its name (``mbr.candidate``).
+    """
+    head = _block_cells(row.block) | {
+        "question_id": row.question_id,
+        "question": row.question,
+        "context": row.context,
+        "options": row.options,
+        "reference": row.reference,
+    }
+    candidates: Cells = {}
+    for candidate in row.candidates:
+        candidates |= _candidate_cells(candidate)
+    answers: Cells = {}
+    for answer in row.answers:
+        answers |= _answer_cells(answer, row.primary)
+    return head, candidates, answers
+
+
+def _block_cells(block: Block) -> Cells:
+    return {name: getattr(block, name) for name in BLOCK_COLUMNS}
+
+
+def _estimate_cells(name: str, estimate: Estimate) -> Cells:
+    return {
+        name: estimate.value,
+        f"{name}_low": estimate.low,
+        f"{name}_high": estimate.high,
+        f"{name}_delta": estimate.delta,
+        f"{name}_p": estimate.p,
+        f"{name}_p_holm": estimate.p_holm,
+    }
+
+
+def _candidate_cells(candidate: CandidateCell) -> Cells:
+    cells: Cells = {"text": candidate.text, "choice": candidate.choice, **candidate.scores}
+    return {f"{candidate.key}.{name}": cell for name, cell in cells.items()}
+
+
+def _answer_cells(answer: AnswerCell, primary: str) -> Cells:
+    cells: Cells = {
+        "candidate": answer.candidate,
+        "choice": answer.choice,
+        "text": answer.text,
+        primary: answer.value,
+        "confidence": answer.confidence,
+    }
+    return {f"{answer.method}.{name}": cell for name, cell in cells.items()}

@@ -1,0 +1,167 @@
+"""Typed rows of the result tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from blender_med.metrics.choice import LabelScores
+from blender_med.records import Protocol, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What a row is about: results are only comparable within one block."""
+
+    dataset: str
+    split: str
+    task: Task
+    protocol: Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its bootstrap interval and the comparison with the best single expert.
+
+    Attributes:
+        value: The figure over all questions of the block.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        delta: Difference to ``best_single`` over the questions that both answered; None for
+            ``best_single`` itself and where there is none.
+        p: Two-sided paired p of delta = 0; None where it is not tested.
+        p_holm: p adjusted within the family of the block and metric; None for upper bounds and
+            for a method that gives exactly the answers of ``best_single``.
+    """
+
+    value: float
+    low: float
+    high: float
+    delta: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MethodRow:
+    """Results of one method on one block.
+
+    Attributes:
+        n: Questions with an answer whose right answer is known.
+        primary: Name in ``metrics`` of the figure that decides.
+        metrics: mcq: accuracy, macro_precision, macro_recall, macro_f1, unparsed (share of
+            answers without a choice); long: the scored metrics.
+        labels: Precision, recall, F1 per label (mcq).
+        experts_run: Mean number of experts that had to run for a question.
+        tokens: Prompt and completion tokens over all answered questions.
+        seconds: Model seconds over all answered questions.
+        upper_bound: Whether the method looked at the reference answers.
+        note: Remark for the reader, such as which expert was chosen on dev.
+    """
+
+    block: Block
+    method: str
+    n: int
+    primary: str
+    metrics: Mapping[str, Estimate]
+    labels: Mapping[str, LabelScores]
+    experts_run: float
+    tokens: int
+    seconds: float
+    upper_bound: bool
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class SliceRow:
+    """Primary metric of one method on the questions of a block that share a property."""
+
+    block: Block
+    slice: str
+    value: str
+    method: str
+    n: int
+    metric: str
+    estimate: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class CostRow:
+    """What a method spent on a block; tokens are prompt and completion tokens."""
+
+    block: Block
+    method: str
+    experts: tuple[str, ...]
+    questions: int
+    tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_question(self) -> float:
+        """Mean tokens per answered question."""
+        return self.tokens / self.questions
+
+    @property
+    def seconds_per_question(self) -> float:
+        """Mean model seconds per answered question."""
+        return self.seconds / self.questions
+
+
+@dataclass(frozen=True, slots=True)
+class ConfusionRow:
+    """One cell of a method's confusion table; ``predicted`` is "" for unparsed answers."""
+
+    block: Block
+    method: str
+    gold: str
+    predicted: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateCell:
+    """A candidate of one question; ``choice`` is its label, "" where none was parsed."""
+
+    key: str
+    text: str
+    choice: str
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerCell:
+    """A method's answer to one question.
+
+    Attributes:
+        candidate: Key of the candidate that it repeats, or "".
+        choice: Label of the chosen option, or "".
+        text: The text where it is no candidate's, else "" (it stands with the candidate).
+        value: Primary metric; None where the right answer is not known.
+        confidence: Probability in 0..1 that it is right, where the method has one.
+    """
+
+    method: str
+    candidate: str
+    choice: str
+    text: str
+    value: float | None
+    confidence: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRow:
+    """One question with all its candidates and every method's answer.
+
+    ``reference`` is the reference text, or the label of the right option. ``options`` are the
+    labelled options, one a line.
+    """
+
+    block: Block
+    question_id: str
+    question: str
+    context: str
+    options: str
+    reference: str
+    primary: str
+    candidates: tuple[CandidateCell, ...]
+    answers: tuple[AnswerCell, ...]

@@ -1,0 +1,183 @@
+"""Recipes of stages and of whole pipelines; light, no component is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from blender_med.config import Recipe, speed_only
+from blender_med.data.config import DatasetConfig
+from blender_med.experts.config import Sampling
+from blender_med.registry import Registry, suggestion
+
+STAGES = Registry(
+    "stage",
+    {
+        "prepare": "blender_med.stages.prepare:Prepare",
+        "generate": "blender_med.stages.generate:Generate",
+        "score": "blender_med.stages.score:ScoreStage",
+        "evaluate": "blender_med.stages.evaluate:Evaluate",
+        "report": "blender_med.reports.stage:Report",
+    },
+)
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class PrepareConfig(Recipe):
+    """Load the questions and give each a split.
+
+    ``splits: auto`` keeps official splits; a missing dev split is carved out by document.
+    A mapping such as ``{dev: 0.3, test: 0.7}`` splits anew by document, with the run's seed.
+    """
+
+    type: Literal["prepare"] = "prepare"
+    splits: Literal["auto"] | dict[str, Fraction] = "auto"
+    shard_size: int = speed_only(2000, ge=1)
+
+    @field_validator("splits")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        if isinstance(value, dict) and not set(value) <= {"train", "dev", "test"}:
+            raise ValueError("the keys of 'splits' are train, dev and test")
+        if isinstance(value, dict) and abs(sum(value.values()) - 1) > 1e-6:
+            raise ValueError("the fractions of 'splits' must sum to 1")
+        return value
+
+
+def _needs_temperature(samples: int, sampling: Sampling) -> None:
+    if samples > 1 and sampling.temperature == 0:
+        raise ValueError("samples > 1 needs sampling.temperature > 0: greedy samples are equal")
+
+
+class LongGeneration(Recipe):
+    """Long-form answers: ``samples`` per expert, sample 0 is the expert's own answer."""
+
+    samples: int = Field(1, ge=1)
+    sampling: Sampling = Sampling(temperature=0.7, top_k=50, max_tokens=192)
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> LongGeneration:
+        _needs_temperature(self.samples, self.sampling)
+        return self
+
+
+class ChoiceGeneration(Recipe):
+    """Multiple-choice answers by log-likelihood (``lm_eval``), as text (``generative``) or both."""
+
+    protocols: tuple[Literal["lm_eval", "generative"], ...] = Field(("lm_eval",), min_length=1)
+    samples: int = Field(1, ge=1, description="generated answers per expert")
+    sampling: Sampling = Sampling(max_tokens=96)
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> ChoiceGeneration:
+        _needs_temperature(self.samples, self.sampling)
+        return self
+
+    @field_validator("protocols")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("a protocol stands twice")
+        return value
+
+
+class GenerateConfig(Recipe):
+    """Ask every expert. ``devices`` runs experts side by side, one engine per device."""
+
+    type: Literal["generate"] = "generate"
+    long: LongGeneration = LongGeneration()
+    mcq: ChoiceGeneration = ChoiceGeneration()
+    shard_size: int = speed_only(128, ge=1, description="questions per shard")
+    devices: tuple[str, ...] | None = speed_only(None, description="None: every GPU, or the CPU")
+    cache: bool = speed_only(True)
+
+
+class ScoreConfig(Recipe):
+    """Score every candidate against the reference."""
+
+    type: Literal["score"] = "score"
+    metrics: tuple[str, ...] = ("rouge1", "rouge2", "rougeL", "bleu", "chrf", "length", "correct")
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        from blender_med.metrics import METRICS
+
+        _known("metric", value, METRICS)
+        return value
+
+
+class EvaluateConfig(Recipe):
+    """Turn candidates into one answer per method; ``methods`` None takes all that apply."""
+
+    type: Literal["evaluate"] = "evaluate"
+    methods: tuple[str, ...] | None = None
+    primary_long: str = "rougeL"
+    primary_mcq: str = "correct"
+    mbr_utility: str = "chrf"
+
+
+class ReportConfig(Recipe):
+    """Compare the methods and write the CSV tables."""
+
+    type: Literal["report"] = "report"
+    resamples: int = Field(2000, ge=100, description="bootstrap resamples")
+
+
+StageConfig = Annotated[
+    PrepareConfig | GenerateConfig | ScoreConfig | EvaluateConfig | ReportConfig,
+    Field(discriminator="type"),
+]
+
+
+def _known(kind: str, names: tuple[str, ...], known: Any) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown {kind} '{name}'; {suggestion(name, known)}")
+
+
+class PipelineRecipe(Recipe):
+    """A staged batch run: data, experts, stages.
+
+    ``experts`` are names of recipes in ``experts/``, paths of expert recipes, or inline ones.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = speed_only("")
+    seed: int = Field(0, ge=0, lt=2**31)
+    output_dir: str = speed_only("runs")
+    dataset: DatasetConfig
+    experts: tuple[str | dict[str, Any], ...] = Field(min_length=1)
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, tree: Any) -> Any:
+        return with_long_stages(tree)
+
+    @model_validator(mode="after")
+    def _stages_once(self) -> PipelineRecipe:
+        types = [stage.type for stage in self.stages]
+        for name in types:
+            if types.count(name) > 1:
+                raise ValueError(f"stage '{name}' stands twice in 'stages'")
+        return self
+
+    def stage(self, name: str) -> StageConfig | None:
+        """Settings of a stage, or None where the pipeline has none of that name."""
+        return next((s for s in self.stages if s.type == name), None)
+
+    def stage_names(self) -> Iterator[str]:
+        """Names of the stages in order."""
+        return (stage.type for stage in self.stages)
+
+
+def with_long_stages(tree: Any) -> Any:
+    """``tree`` with every stage that is given as a bare name written as ``{type: name}``."""
+    if not isinstance(tree, dict) or not isinstance(tree.get("stages"), (list, tuple)):
+        return tree
+    stages = [{"type": item} if isinstance(item, str) else item for item in tree["stages"]]
+    return {**tree, "stages": stages}

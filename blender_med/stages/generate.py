@@ -1,0 +1,157 @@
+"""Stage ``generate``: every expert answers every question."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from queue import Queue
+from typing import Any
+
+from blender_med.config import result_fields
+from blender_med.experts.cached import CachedExpert, cache_identity
+from blender_med.experts.config import ExpertConfig
+from blender_med.experts.devices import device_slots
+from blender_med.experts.engines import engine_choice, engine_key
+from blender_med.experts.loading import load_experts
+from blender_med.experts.revision import model_revision
+from blender_med.records import Candidate, Question
+from blender_med.stages.answering import answer_questions
+from blender_med.stages.base import Advance, Reads, Stage, Unit, chunks
+from blender_med.stages.config import GenerateConfig
+from blender_med.store.cache import GenerationCache
+
+Done = tuple[Unit, list[Candidate]]
+
+
+class Generate(Stage):
+    """Candidates of every expert; experts that share an engine are served by one process."""
+
+    name = "generate"
+    reads = (Reads("prepare", ("id", "task", "question", "context", "options")),)
+    writes = Candidate
+    config: GenerateConfig
+
+    def identity(self) -> dict[str, Any]:
+        """Adds each expert's settings, weights and engine."""
+        experts = [
+            {
+                "config": result_fields(expert),
+                "revision": model_revision(expert),
+                "engine": engine_choice(expert)[0],
+            }
+            for expert in self.run.experts
+        ]
+        return super().identity() | {"experts": experts}
+
+    def plan(self, shard_size: int | None) -> list[Unit]:
+        """One unit per expert and range of questions."""
+        ranges = chunks(len(self.run.questions), shard_size or self.config.shard_size)
+        return [
+            Unit(f"{expert.name}-{r.start:07d}-{r.stop:07d}", len(r))
+            for expert in self.run.experts
+            for r in ranges
+        ]
+
+    def expected_rows(self) -> int:
+        """Candidates: samples of every expert for every question."""
+        protocols = self.config.mcq.protocols
+        generated = self.config.mcq.samples if "generative" in protocols else 0
+        per_mcq = ("lm_eval" in protocols) + generated
+        per_long = self.config.long.samples
+        tasks = [question.task for question in self.run.questions]
+        total = tasks.count("mcq") * per_mcq + tasks.count("long") * per_long
+        return total * len(self.run.experts)
+
+    def execute(self, units: Sequence[Unit], advance: Advance) -> Iterator[Done]:
+        """Yield the candidates of each unit; engines run side by side, one per device slot."""
+        groups = self._groups(units)
+        parallel = max((e.tensor_parallel_size for e in self.run.experts), default=1)
+        slots = device_slots(self.config.devices, parallel)[: len(groups)]
+        if len(slots) <= 1:
+            for group in groups:
+                yield from self._serve(group, advance, slots[0] if slots else None)
+        else:
+            tasks = [partial(self._serve, group, advance) for group in groups]
+            yield from _side_by_side(tasks, slots)
+
+    def _groups(self, units: Sequence[Unit]) -> list[list[tuple[ExpertConfig, list[Unit]]]]:
+        """Experts with work to do, grouped by the engine that serves them."""
+        groups: dict[str, list[tuple[ExpertConfig, list[Unit]]]] = {}
+        for expert in self.run.experts:
+            own = [unit for unit in units if unit.name.rsplit("-", 2)[0] == expert.name]
+            if own:
+                groups.setdefault(engine_key(expert), []).append((expert, own))
+        return list(groups.values())
+
+    def _serve(
+        self, group: list[tuple[ExpertConfig, list[Unit]]], advance: Advance, slot: str | None
+    ) -> Iterator[Done]:
+        configs = [config for config, _ in group]
+        experts = load_experts(configs, verbose=self.run.verbose, device=slot)
+        try:
+            for expert, (config, units) in zip(experts, group, strict=True):
+                engine, reason = engine_choice(config)
+                self.run.note(f"{config.name}: engine {engine} ({reason})")
+                cache = GenerationCache(cache_identity(expert, engine))
+                cached = CachedExpert(expert, cache if self.config.cache else None)
+                for unit in units:
+                    yield unit, self._answer(cached, unit)
+                    advance(unit.size)
+                cache.close()
+        finally:
+            for expert in experts:
+                expert.close()
+
+    def _answer(self, expert: CachedExpert, unit: Unit) -> list[Candidate]:
+        start, stop = (int(number) for number in unit.name.rsplit("-", 2)[1:])
+        questions: Sequence[Question] = self.run.questions[start:stop]
+        return answer_questions(expert, questions, self.config, seed=self.run.recipe.seed)
+
+
+def _side_by_side(
+    tasks: Sequence[Callable[[str | None], Iterator[Done]]], slots: Sequence[str | None]
+) -> Iterator[Done]:
+    """Results of all tasks as they come, at most one task at a time on each slot."""
+    waiting: Queue[Callable[[str | None], Iterator[Done]]] = Queue()
+    results: Queue[Done | BaseException | None] = Queue(maxsize=len(slots))
+    stop = threading.Event()
+    for task in tasks:
+        waiting.put(task)
+
+    def work(slot: str | None) -> None:
+        try:
+            while not stop.is_set() and not waiting.empty():
+                for done in waiting.get_nowait()(slot):
+                    results.put(done)
+            results.put(None)
+        except BaseException as error:
+            results.put(error)
+
+    threads = [threading.Thread(target=work, args=(slot,), daemon=True) for slot in slots]
+    for thread in threads:
+        thread.start()
+    try:
+        yield from _until_all_end(results, len(threads))
+    finally:
+        stop.set()
+        _drain(results, threads)
+
+
+def _until_all_end(results: Queue[Any], running: int) -> Iterator[Done]:
+    while running:
+        item = results.get()
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            running -= 1
+        else:
+            yield item
+
+
+def _drain(results: Queue[Any], threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        while thread.is_alive():
+            with suppress(Exception):
+                results.get(timeout=0.05)

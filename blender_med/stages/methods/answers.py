@@ -1,0 +1,115 @@
+"""Which methods apply to a board, and the answers that they give."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+
+from blender_med.errors import ConfigError
+from blender_med.metrics import METRIC_SPECS, METRICS
+from blender_med.records import Answer
+from blender_med.registry import suggestion
+from blender_med.stages.methods import METHOD_SPECS, METHODS, MethodSettings
+from blender_med.stages.methods.board import Board
+
+
+def check_method(
+    name: str, *, experts: Collection[str], metrics: Collection[str], key: str = "methods"
+) -> str:
+    """Return ``name`` if it is a method with a fitting argument.
+
+    Args:
+        name: Such as ``mbr`` or ``expert:smollm2-135m``.
+        experts: Experts of the run.
+        metrics: Metrics that the run scores.
+        key: Recipe key, for the message.
+
+    Raises:
+        ConfigError: The method, the expert or the metric is not known, or stands where none may.
+    """
+    base, colon, argument = name.partition(":")
+    kind = METHOD_SPECS[METHODS.check(base, key=key)].argument
+    known = {"expert": experts, "metric": [m for m in metrics if _is_directed(m)], None: ()}[kind]
+    if kind == "metric" and not colon:
+        return name
+    if kind is None and colon:
+        raise ConfigError("this method takes no argument", key=key, value=name, fix=f"write {base}")
+    if kind is not None and argument not in known:
+        problem = f"method '{base}' needs the name of one {kind} of this run after its colon"
+        raise ConfigError(problem, key=key, value=name, fix=suggestion(argument, known))
+    return name
+
+
+def _is_directed(metric: str) -> bool:
+    return metric in METRICS and METRIC_SPECS[metric].directed
+
+
+def method_names(board: Board, settings: MethodSettings) -> list[str]:
+    """All methods that apply to the board, in the order of the tables.
+
+    Methods that learn from a split in which no answer is known are left out.
+    """
+    names = (name for base in METHOD_SPECS for name in _with_arguments(base, board, settings))
+    return [name for name in names if _applies(name, board) and _is_fitted(name, board, settings)]
+
+
+def _with_arguments(base: str, board: Board, settings: MethodSettings) -> list[str]:
+    kind = METHOD_SPECS[base].argument
+    if kind == "expert":
+        return [f"{base}:{name}" for name in board.experts]
+    if kind == "metric":
+        primary = settings.primary(board.task)
+        others = [m for m in board.scores if _is_directed(m) and m != primary]
+        return [base] * (primary in board.scores) + [f"{base}:{metric}" for metric in others]
+    return [base]
+
+
+def _applies(name: str, board: Board) -> bool:
+    base, _, argument = name.partition(":")
+    if board.task not in METHOD_SPECS[base].tasks:
+        return False
+    if base == "self_consistency":
+        samples = Counter(c.question_id for c in board.candidates if c.expert == argument)
+        return max(samples.values(), default=0) > 1
+    return METHOD_SPECS[base].argument != "expert" or argument in board.experts
+
+
+def _is_fitted(name: str, board: Board, settings: MethodSettings) -> bool:
+    splits = METHOD_SPECS[name.partition(":")[0]].fitted
+    if not splits:
+        return True
+    values = board.scores.get(settings.primary(board.task))
+    if values is None:
+        return False
+    usable = [
+        not np.isnan(values[row])
+        for index, question in enumerate(board.questions)
+        if question.split in splits
+        for row in board.rows(index)
+    ]
+    return any(usable)
+
+
+def answer_board(
+    board: Board, settings: MethodSettings, methods: Sequence[str] | None = None
+) -> Iterator[Answer]:
+    """Answers of methods to the questions of a board, method by method.
+
+    Args:
+        board: The frozen candidates.
+        settings: Seed, primary metrics, utility.
+        methods: Names; those of another task, or of an expert that is not on the board, are
+            passed over. None takes all that :func:`method_names` finds.
+
+    Raises:
+        DataError: A method named here has nothing to learn from, or a metric was not scored.
+        ConfigError: A name is not known.
+    """
+    names = method_names(board, settings) if methods is None else methods
+    for name in names:
+        base, _, argument = name.partition(":")
+        METHODS.check(base, key="methods")
+        if _applies(name, board):
+            yield from METHODS.load(base)(board, settings, argument)

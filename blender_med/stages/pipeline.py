@@ -1,0 +1,37 @@
+"""From a recipe file to a run: find the file, apply overrides, read the experts, check all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from blender_med.config import apply_overrides, load_yaml, parse
+from blender_med.errors import ConfigError
+from blender_med.experts.config import ExpertConfig
+from blender_med.experts.loading import load_expert_config
+from blender_med.recipes_folder import find_recipe
+from blender_med.stages.base import Run
+from blender_med.stages.config import PipelineRecipe, with_long_stages
+
+
+def open_recipe(path: Path, overrides: Iterable[str] = (), *, verbose: bool = False) -> Run:
+    """Read a pipeline recipe with its experts.
+
+    Raises:
+        ConfigError: The recipe, an override or an expert is wrong.
+    """
+    file = find_recipe(path)
+    tree = apply_overrides(with_long_stages(load_yaml(file)), overrides)
+    recipe = parse(PipelineRecipe, tree, file=file)
+    experts = tuple(load_expert_config(expert) for expert in recipe.experts)
+    _check_names(experts, file)
+    return Run(recipe, experts, Path(recipe.output_dir) / recipe.name, verbose=verbose)
+
+
+def _check_names(experts: tuple[ExpertConfig, ...], file: Path) -> None:
+    names = [expert.name for expert in experts]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            fix = "give each expert a name of its own"
+            problem = "two experts have the same name"
+            raise ConfigError(problem, file=file, key=f"experts.{i}", value=name, fix=fix)

@@ -1,0 +1,310 @@
+"""Decides which stages of a pipeline have to run, runs them through an executor, keeps books."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+import yaml
+
+from blender_med.config import load_yaml, parse
+from blender_med.errors import ConfigError
+from blender_med.records import Record
+from blender_med.registry import suggestion
+from blender_med.stages.base import Run, Stage, Unit
+from blender_med.stages.chain import check_chain
+from blender_med.stages.config import STAGES, PipelineRecipe
+from blender_med.store.files import write_text
+from blender_med.store.manifest import (
+    Manifest,
+    Progress,
+    fingerprint,
+    provenance,
+    read_manifest,
+    read_progress,
+    timestamp,
+    write_manifest,
+    write_progress,
+)
+from blender_med.store.shards import part_path, part_paths, part_rows
+
+logger = logging.getLogger(__name__)
+
+Action = Literal["run", "resume", "skip", "excluded"]
+
+
+class Executor(Protocol):
+    """Does the missing units of a stage and writes their shards."""
+
+    def execute(self, stage: Stage, units: Sequence[Unit], total: int) -> None:
+        """Write ``part-<unit>.parquet`` for every unit; ``total`` counts all steps of the stage."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which stages a command may touch.
+
+    Attributes:
+        only: These stages alone; None means all.
+        start: First stage to consider (``--from``).
+        force: Run the considered stages even if they are up to date.
+    """
+
+    only: tuple[str, ...] | None = None
+    start: str | None = None
+    force: bool = False
+
+    def covers(self, name: str, names: Sequence[str]) -> bool:
+        """Whether stage ``name`` of a pipeline with stages ``names`` is considered."""
+        if self.only is not None:
+            return name in self.only
+        return self.start is None or names.index(name) >= names.index(self.start)
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raise ConfigError where a stage is named that the pipeline lacks."""
+        for key, values in (("--only", self.only or ()), ("--from", (self.start,))):
+            for name in values:
+                if name is not None and name not in names:
+                    raise ConfigError(
+                        "the pipeline has no such stage", key=key, value=name,
+                        fix=suggestion(name, names),
+                    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """What would happen to one stage, and why."""
+
+    name: str
+    action: Action
+    reason: str
+    rows: int | None = None
+
+
+def stages_of(run: Run) -> list[Stage]:
+    """The stages of a run, built and checked as a chain; no model is loaded."""
+    built = [STAGES.load(config.type)(config, run) for config in run.recipe.stages]
+    check_chain(built)
+    return built
+
+
+def run_pipeline(run: Run, executor: Executor, selection: Selection) -> list[StagePlan]:
+    """Bring the selected stages up to date; returns what was done.
+
+    The caller holds the lock of the run directory.
+
+    Raises:
+        BlenderMedError: A stage fails; finished shards stay and the next call continues there.
+    """
+    names = list(run.recipe.stage_names())
+    selection.check(names)
+    save_recipe(run)
+    stages, done, inputs = stages_of(run), [], dict[str, str]()
+    for stage in stages:
+        if not selection.covers(stage.name, names):
+            inputs[stage.name] = _existing_fingerprint(stage, needed=stages)
+            done.append(StagePlan(stage.name, "excluded", "not selected"))
+            continue
+        current, plan = _decide(stage, inputs, force=selection.force)
+        inputs[stage.name] = current
+        if plan.action != "skip":
+            plan = _bring_up_to_date(stage, current, inputs, executor, plan)
+        logger.info("%s: %s (%s)", plan.name, plan.action, plan.reason)
+        done.append(plan)
+    return done
+
+
+def dry_run(run: Run, selection: Selection) -> list[StagePlan]:
+    """What ``run_pipeline`` would do; reads files only.
+
+    Once a stage would run, the ones after it that read it would run too; their rows are not
+    known yet.
+    """
+    names = list(run.recipe.stage_names())
+    selection.check(names)
+    plans, inputs, changed = [], dict[str, str](), set[str]()
+    for stage in stages_of(run):
+        if not selection.covers(stage.name, names):
+            plans.append(StagePlan(stage.name, "excluded", "not selected"))
+            inputs[stage.name] = _recorded_fingerprint(stage) or ""
+            continue
+        stale = [r.stage for r in stage.reads if r.stage in changed]
+        current, plan = _decide(stage, inputs, force=selection.force)
+        if stale and plan.action != "run":
+            plan = StagePlan(stage.name, "run", f"its input '{stale[0]}' would change", plan.rows)
+        inputs[stage.name] = current
+        if plan.action != "skip":
+            changed.add(stage.name)
+            plan = replace(plan, rows=stage.expected_rows())
+        plans.append(plan)
+    return plans
+
+
+def status(run: Run) -> list[StagePlan]:
+    """State of each stage of a run directory, from its files alone."""
+    return [_state(stage) for stage in stages_of(run)]
+
+
+def save_recipe(run: Run) -> None:
+    """Keep the recipe as it is run (overrides applied) beside its results."""
+    tree = {
+        "recipe": run.recipe.model_dump(mode="json", exclude_unset=True),
+        "experts": [e.model_dump(mode="json", exclude_unset=True) for e in run.experts],
+    }
+    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    write_text(run.folder / "recipe.yaml", text)
+
+
+def open_run(folder: Path, *, verbose: bool = False) -> Run:
+    """Reopen a run directory from the recipe saved in it.
+
+    Raises:
+        ConfigError: The folder is no run directory.
+    """
+    from blender_med.experts.config import ExpertConfig
+
+    file = folder / "recipe.yaml"
+    if not file.is_file():
+        fix = "name a run directory, such as runs/quickstart"
+        raise ConfigError("no run here (recipe.yaml is missing)", file=folder, fix=fix)
+    tree = load_yaml(file)
+    recipe = parse(PipelineRecipe, tree.get("recipe"), file=file)
+    experts = tuple(parse(ExpertConfig, e, file=file) for e in tree.get("experts") or ())
+    return Run(recipe, experts, folder, verbose=verbose)
+
+
+def _decide(stage: Stage, inputs: dict[str, str], *, force: bool) -> tuple[str, StagePlan]:
+    read = {r.stage: inputs[r.stage] for r in stage.reads}
+    current = fingerprint(stage.name, stage.identity(), read)
+    manifest = read_manifest(stage.folder)
+    if force:
+        return current, StagePlan(stage.name, "run", "forced")
+    if manifest and manifest.fingerprint == current:
+        if _is_complete(stage, manifest):
+            return current, StagePlan(stage.name, "skip", "up to date", manifest.rows)
+        return current, StagePlan(stage.name, "resume", "a shard is missing or damaged")
+    progress = read_progress(stage.folder)
+    if progress and progress.fingerprint == current:
+        done = len(_finished(stage, progress.units))
+        reason = f"{done} of {len(progress.units)} shards are done"
+        return current, StagePlan(stage.name, "resume", reason)
+    return current, StagePlan(stage.name, "run", _why(stage, manifest, read))
+
+
+def _why(stage: Stage, manifest: Manifest | None, read: dict[str, str]) -> str:
+    if manifest is None:
+        return "no results yet"
+    changed = [name for name, value in read.items() if manifest.inputs.get(name) != value]
+    if changed:
+        return f"its input '{changed[0]}' changed"
+    identity = stage.identity()
+    keys = [k for k in identity if manifest.identity.get(k) != identity[k]]
+    return f"its settings changed: {', '.join(keys)}" if keys else "the record format changed"
+
+
+def _is_complete(stage: Stage, manifest: Manifest) -> bool:
+    files = all((stage.folder / name).is_file() for name in manifest.files)
+    if stage.writes is None:
+        return files
+    rows = (part_rows(part_path(stage.folder, unit), stage.writes) for unit in manifest.parts)
+    return files and all(a == b for a, b in zip(rows, manifest.parts.values(), strict=True))
+
+
+def _finished(stage: Stage, units: Sequence[str]) -> list[str]:
+    if stage.writes is None:
+        return []
+    return [u for u in units if part_rows(part_path(stage.folder, u), stage.writes) is not None]
+
+
+def _bring_up_to_date(
+    stage: Stage, current: str, inputs: dict[str, str], executor: Executor, plan: StagePlan
+) -> StagePlan:
+    started = time.perf_counter()
+    fresh = plan.action == "run"
+    units = _start(stage, current, fresh=fresh)
+    finished = set() if fresh else set(_finished(stage, [u.name for u in units]))
+    missing = [unit for unit in units if unit.name not in finished]
+    executor.execute(stage, missing, sum(unit.size for unit in units))
+    manifest = _manifest(stage, current, inputs, units, time.perf_counter() - started)
+    write_manifest(stage.folder, manifest)
+    return StagePlan(plan.name, plan.action, plan.reason, manifest.rows)
+
+
+def _start(stage: Stage, current: str, *, fresh: bool) -> list[Unit]:
+    """Units of the stage; a fresh start removes the old shards, a resumed one keeps its plan."""
+    progress = None if fresh else read_progress(stage.folder)
+    size = progress.shard_size if progress else stage.shard_size
+    units = stage.plan(size)
+    if fresh:
+        _clear(stage)
+    names = [unit.name for unit in units]
+    write_progress(stage.folder, Progress(fingerprint=current, units=names, shard_size=size))
+    _remove_strays(stage.folder, {part_path(stage.folder, name) for name in names})
+    return units
+
+
+def _remove_strays(folder: Path, wanted: set[Path]) -> None:
+    """Remove shards of another plan and the temporary file of a killed process."""
+    for path in [*part_paths(folder), *folder.glob(".*.tmp")]:
+        if path not in wanted:
+            path.unlink(missing_ok=True)
+
+
+def _clear(stage: Stage) -> None:
+    (stage.folder / "manifest.json").unlink(missing_ok=True)
+    for path in part_paths(stage.folder):
+        path.unlink()
+
+
+def _manifest(
+    stage: Stage, current: str, inputs: dict[str, str], units: Sequence[Unit], seconds: float
+) -> Manifest:
+    parts = dict[str, int]()
+    if stage.writes is not None:
+        parts = {u.name: _rows(stage, u.name, stage.writes) for u in units}
+    return Manifest(
+        stage=stage.name,
+        fingerprint=current,
+        identity=stage.identity(),
+        inputs={r.stage: inputs[r.stage] for r in stage.reads},
+        parts=parts,
+        rows=sum(parts.values()),
+        files=sorted(str(p.relative_to(stage.folder)) for p in stage.extra_files().values()),
+        seconds=seconds,
+        finished=timestamp(),
+        provenance=provenance(),
+    )
+
+
+def _rows(stage: Stage, unit: str, record_type: type[Record]) -> int:
+    return part_rows(part_path(stage.folder, unit), record_type) or 0
+
+
+def _recorded_fingerprint(stage: Stage) -> str | None:
+    manifest = read_manifest(stage.folder)
+    return manifest.fingerprint if manifest else None
+
+
+def _existing_fingerprint(stage: Stage, needed: Sequence[Stage]) -> str:
+    """Fingerprint of a stage that is not selected; its results must exist if others read them."""
+    recorded = _recorded_fingerprint(stage)
+    readers = [s.name for s in needed if stage.name in [r.stage for r in s.reads]]
+    if recorded is None and readers:
+        fix = f"run without --only/--from first, or add '{stage.name}'"
+        raise ConfigError(f"stage '{stage.name}' has no results yet", key="--only", fix=fix)
+    return recorded or ""
+
+
+def _state(stage: Stage) -> StagePlan:
+    manifest, progress = read_manifest(stage.folder), read_progress(stage.folder)
+    if manifest:
+        return StagePlan(stage.name, "skip", f"finished {manifest.finished}", manifest.rows)
+    if progress:
+        done = len(_finished(stage, progress.units))
+        return StagePlan(stage.name, "resume", f"{done} of {len(progress.units)} shards done")
+    return StagePlan(stage.name, "run", "not started")

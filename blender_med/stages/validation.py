@@ -1,0 +1,59 @@
+"""Everything about a recipe that can be checked without loading a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from blender_med.config import apply_overrides, load_yaml, parse
+from blender_med.data.config import DatasetConfig
+from blender_med.errors import ConfigError, DataError
+from blender_med.experts.loading import load_expert_config
+from blender_med.recipes_folder import find_recipe
+from blender_med.stages.pipeline import open_recipe
+from blender_med.stages.runner import stages_of
+
+
+def validate_recipe(path: Path, overrides: Iterable[str] = ()) -> str:
+    """Check one recipe of any kind; returns what kind it is.
+
+    Raises:
+        BlenderMedError: The first problem, with key and fix.
+    """
+    file = find_recipe(path)
+    tree = apply_overrides(load_yaml(file), overrides)
+    if "stages" in tree or "dataset" in tree:
+        _check_pipeline(file, overrides)
+        return "pipeline"
+    if "engine" in tree or "model" in tree or "package" in tree:
+        load_expert_config(tree)
+        return "expert"
+    if "type" in tree:
+        check_dataset(parse(DatasetConfig, tree, file=file), file, key=None)
+        return "data set"
+    fix = "a pipeline has 'stages', an expert 'engine' or 'model', a data set 'type'"
+    raise ConfigError("cannot tell what kind of recipe this is", file=file, fix=fix)
+
+
+def _check_pipeline(file: Path, overrides: Iterable[str]) -> None:
+    run = open_recipe(file, overrides)
+    check_dataset(run.recipe.dataset, file, key="dataset.path")
+    stages_of(run)
+
+
+def check_dataset(dataset: DatasetConfig, file: Path, key: str | None) -> None:
+    """Check that a local path of a data set exists; a Hub id is left for the run.
+
+    Raises:
+        DataError: The path is neither a local file or folder nor shaped like a Hub id.
+    """
+    path = dataset.path
+    if path is None or dataset.is_local or _looks_like_hub_id(path):
+        return
+    fix = "correct the path, or name a Hub id such as owner/name"
+    raise DataError("no such file, folder or Hub id", file=file, key=key, value=path, fix=fix)
+
+
+def _looks_like_hub_id(path: str) -> bool:
+    owner, slash, name = path.partition("/")
+    return bool(slash and owner and name) and "/" not in name and not path.startswith((".", "~"))

@@ -1,0 +1,1 @@
+"""Artefacts on disk: atomic Parquet shards, manifests, the generation cache."""

@@ -1,0 +1,66 @@
+"""Atomic Parquet shards: one file ``part-<unit>.parquet`` per unit of work of a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from blender_med.errors import StoreError
+from blender_med.records import R, Record, arrow_schema, from_table, to_table
+from blender_med.store.files import atomic_path
+
+
+def part_path(folder: Path, unit: str) -> Path:
+    """Path of the shard of one unit of work."""
+    return folder / f"part-{unit}.parquet"
+
+
+def part_paths(folder: Path) -> list[Path]:
+    """Shards of a stage, sorted by name."""
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def write_part(path: Path, records: Iterable[Record], record_type: type[Record]) -> int:
+    """Write records as one shard, atomically; returns the number of rows."""
+    import pyarrow.parquet as pq
+
+    table = to_table(records, record_type)
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+    return int(table.num_rows)
+
+
+def part_rows(path: Path, record_type: type[Record]) -> int | None:
+    """Rows of a shard, or None where it is missing, truncated or of another schema."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        names = file.schema_arrow.names
+        return int(file.metadata.num_rows) if names == arrow_schema(record_type).names else None
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def read_part(path: Path, record_type: type[R]) -> Iterator[R]:
+    """Records of one shard.
+
+    Raises:
+        StoreError: The shard is missing, damaged, or lacks a column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, schema=arrow_schema(record_type), partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        fix = "delete this file and run the same command again: only this shard is made anew"
+        raise StoreError(f"damaged shard: {error}", file=path, fix=fix) from error
+    yield from from_table(table, record_type)
+
+
+def read_parts(folder: Path, record_type: type[R]) -> Iterator[R]:
+    """Records of all shards of a stage, one shard in memory at a time."""
+    for path in part_paths(folder):
+        yield from read_part(path, record_type)
