@@ -10,6 +10,7 @@ setup: ## Create or update .venv (returns at once when nothing changed)
 	@./setup.sh
 
 quickstart: setup ## Run the small ensemble on the sample questions, on this machine
+	$(BIN)/blender-med experts prepare smollm2-135m gemma3-270m
 	$(BIN)/blender-med run pipelines/quickstart.yaml
 
 test: setup ## Run the fast tests

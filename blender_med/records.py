@@ -74,7 +74,8 @@ class Candidate:
         choice_index: 0-based option the candidate chose; None for prose and where the parser
             found no choice.
         option_logprobs: Summed log-likelihood in nats of each option (protocol ``lm_eval``).
-        logprob_sum: Summed log-probability in nats of the generated tokens, where known.
+        logprob_sum: Summed log-probability in nats of the generated tokens (or of the chosen
+            option); None unless ``sampling.logprobs`` asks for it.
         finish_reason: ``stop``, ``length``, ``scored`` (log-likelihood only) or
             ``prompt_too_long`` (not even question and options fit; the text is empty).
         seconds: Share of the wall time of its batch; the one column that differs between runs.

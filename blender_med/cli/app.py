@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from blender_med import __version__
-from blender_med.cli import data, recipes, run, validate
+from blender_med.cli import data, experts, recipes, run, validate
 from blender_med.errors import BlenderMedError, ConfigError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("status")(run.status)
 app.command("report")(run.report)
 app.command("validate")(validate.validate)
 app.add_typer(data.app, name="data")
+app.add_typer(experts.app, name="experts")
 app.add_typer(recipes.app, name="recipes")
 
 _INTERRUPTED = 130

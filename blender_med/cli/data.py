@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Describe a data set; find overlap between two.", no_args_is_help=True)
 
+_MOST_ROWS = 20
+
 Recipe = Annotated[Path, typer.Argument(help="Data recipe (YAML), yours or a shipped one.")]
 Strict = Annotated[bool, typer.Option(help="Make a malformed row an error.")]
 
@@ -110,12 +112,15 @@ def _print_description(found: DatasetDescription, config: DatasetConfig) -> None
 
 
 def _print_counts(title: str, counts: Iterable[tuple[str, int]]) -> None:
+    """Print a table of the first counts; the rest are summed up in its last row."""
     from rich.table import Table
 
     from blender_med.cli.console import stdout
 
-    table = Table(title, "count")
-    for name, count in counts:
+    table, listed = Table(title, "count"), list(counts)
+    for name, count in listed[:_MOST_ROWS]:
         table.add_row(name, str(count))
+    if rest := listed[_MOST_ROWS:]:
+        table.add_row(f"{len(rest)} others", str(sum(count for _, count in rest)))
     if table.row_count:
         stdout.print(table)

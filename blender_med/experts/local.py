@@ -14,7 +14,7 @@ from blender_med.errors import BlenderMedError, ExpertError
 from blender_med.experts.base import ChoiceScores, Completion, Prompt
 from blender_med.experts.config import ExpertConfig, Sampling
 from blender_med.experts.engines import on_cuda
-from blender_med.experts.hub import commit_hash, is_local
+from blender_med.experts.hub import commit_hash, download, is_local
 from blender_med.experts.packages import package_model_folder
 from blender_med.experts.process import EngineProcess
 from blender_med.experts.rendering import Renderer
@@ -89,6 +89,20 @@ def model_source(config: ExpertConfig) -> tuple[str, str | None]:
     if is_local(model):
         return str(Path(model).expanduser()), None
     return model, commit_hash(model, config.revision)
+
+
+def fetch_weights(config: ExpertConfig) -> str:
+    """Have the weights on this machine; returns their folder, or the server's address.
+
+    Raises:
+        ExpertError: The Hub does not give them.
+    """
+    if config.openai is not None:
+        return config.openai.base_url
+    if config.engine == "fake":
+        return "no weights"
+    model, commit = model_source(config)
+    return model if is_local(model) else download(model, commit)
 
 
 def _device_environment(device: str | None) -> dict[str, str]:

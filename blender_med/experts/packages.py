@@ -23,7 +23,7 @@ from blender_med.errors import ExpertError, MissingDependencyError, shorten
 from blender_med.experts.config import ExpertConfig
 from blender_med.store.files import file_sha256, read_json, write_json
 
-CONVERSION = 1  # part of every revision: raise it when the conversion changes what comes out
+CONVERSION = 2  # part of every revision: raise it when the conversion changes what comes out
 _RECORD = "blender_med.json"
 
 
@@ -173,6 +173,35 @@ def _write_model(source: Path, folder: Path) -> None:
     if model.config.model_type.startswith("gemma"):
         _restore_bos(tokenizer)
     tokenizer.save_pretrained(folder)
+    if model.config.model_type.startswith("gemma"):
+        _restore_merges(folder / "tokenizer.json")
+
+
+def _restore_merges(file: Path) -> None:
+    """Gemma's tokenizer is a BPE; from a GGUF it comes as a Unigram, which splits other pieces.
+
+    The merges follow from the scores: a piece of a higher score was merged earlier. For
+    Gemma 3 this gives the 514,906 merges of the original tokenizer.
+    """
+    from transformers.convert_slow_tokenizer import generate_merges
+
+    content = json.loads(file.read_text(encoding="utf-8"))
+    unigram = content["model"]
+    if unigram["type"] != "Unigram":
+        return
+    marks = {token["content"] for token in content["added_tokens"]}
+    vocabulary = {piece: number for number, (piece, _) in enumerate(unigram["vocab"])}
+    scores = {piece: score for piece, score in unigram["vocab"] if piece not in marks}
+    merges = [list(pair) for pair in generate_merges(vocabulary, scores)]
+    content["model"] = {
+        "type": "BPE",
+        "unk_token": "<unk>",
+        "fuse_unk": True,
+        "byte_fallback": True,
+        "vocab": vocabulary,
+        "merges": merges,
+    }
+    file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
 def _restore_bos(tokenizer: Any) -> None:

