@@ -93,8 +93,7 @@ def resolved_dtype(config: ExpertConfig, *, cuda: bool) -> str:
     """Number format the engine computes in; it changes the numbers, so it is part of a result.
 
     ``auto`` is the checkpoint's own on CUDA. On a CPU it is bfloat16 where the instruction set
-    has bfloat16 products, else float32: without them bfloat16 is emulated, measured at an eighth
-    of the speed of float32.
+    has bfloat16 products, else float32: without them bfloat16 is emulated and slower.
     """
     if config.dtype != "auto" or cuda or config.quantization is not None:
         return config.dtype

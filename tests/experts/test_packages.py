@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -100,3 +101,19 @@ def test_the_real_packages(name: str) -> None:
     ids = tokenizer.encode("What is asthma?")
     assert tokenizer.decode(ids, skip_special_tokens=True) == "What is asthma?"
     assert (ids[0] == tokenizer.bos_token_id) == name.startswith("gemma")
+
+
+def test_gemma_merges_are_restored_from_the_scores(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    pieces = ["<unk>", "ab", "abc", "a", "b", "c"]
+    scored = [(piece, -float(rank)) for rank, piece in enumerate(pieces)]
+    tokenizer = Tokenizer(models.Unigram(scored, unk_id=0))
+    file = tmp_path / "tokenizer.json"
+    tokenizer.save(str(file))
+    packages._restore_merges(file)
+    model = json.loads(file.read_text())["model"]
+    assert model["type"] == "BPE"
+    # 'ab' has the higher score, so it is merged before 'abc' can be.
+    assert model["merges"] == [["a", "b"], ["ab", "c"]]
+    assert Tokenizer.from_file(str(file)).encode("abcab").tokens == ["abc", "ab"]
