@@ -2,21 +2,24 @@
 
     python bench/generate.py --expert smollm2-135m --prompts 240 --rounds 3
 
-Every side loads the model in a process of its own, answers once unmeasured, and then takes
-turns with the others, in alternating order; the figures are medians over the rounds. The bare
-vLLM side is what one would write by hand: ``LLM(...)`` and one ``generate`` over the prompts.
+In every round each side in turn loads the model in a process of its own, answers a few prompts
+unmeasured, is measured, and ends, so that no side's threads disturb another's; the order
+alternates, and the figures are medians over the rounds. The bare vLLM side is what one would
+write by hand: ``LLM(...)`` and one ``generate`` over the prompts.
 Results go to bench/results/generate.json and generate.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -126,13 +129,15 @@ def rendered(config: ExpertConfig, count: int, max_tokens: int) -> list[Prompt]:
     return prompts
 
 
-def measure(sides: dict[str, Any], count: int, rounds: int) -> dict[str, list[tuple[int, float]]]:
+def measure(
+    sides: dict[str, Callable[[], Package | Peer]], count: int, rounds: int
+) -> dict[str, list[tuple[int, float]]]:
     runs: dict[str, list[tuple[int, float]]] = {name: [] for name in sides}
     for number in range(rounds):
         order = list(sides) if number % 2 == 0 else list(reversed(sides))
         for name in order:
-            share = count if name != "transformers" else min(count, 2 * BATCH)
-            runs[name].append(sides[name].run(share))
+            with contextlib.closing(sides[name]()) as side:
+                runs[name].append(side.run(count))
             tokens, seconds = runs[name][-1]
             print(f"round {number + 1} {name}: {tokens} tokens in {seconds:.1f} s", flush=True)
     return runs
@@ -184,14 +189,14 @@ def main() -> None:
     os.environ.update(vllm_environment(cuda=False, verbose=False), HF_HUB_OFFLINE="1")
     arguments = (folder, [p.text for p in prompts], config.max_model_len, chosen.max_tokens)
     peers = {"vllm": serve_vllm, "transformers": serve_transformers}
-    sides: dict[str, Any] = {"blender_med": Package(config, prompts, chosen.max_tokens)}
-    sides |= {name: Peer(peers[name], *arguments) for name in chosen.sides}
+    sides: dict[str, Callable[[], Package | Peer]] = {
+        "blender_med": partial(Package, config, prompts, chosen.max_tokens)
+    }
+    sides |= {name: partial(Peer, peers[name], *arguments) for name in chosen.sides}
     settings = {
         name: getattr(chosen, name) for name in ("expert", "prompts", "max_tokens", "rounds")
     }
     write(summary(measure(sides, chosen.prompts, chosen.rounds), settings))
-    for side in sides.values():
-        side.close()
 
 
 if __name__ == "__main__":
