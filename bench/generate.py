@@ -64,6 +64,7 @@ class Peer:
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, *arguments), daemon=True)
         self._process.start()
+        theirs.close()  # so that a peer that dies ends the wait
         self.run(WARM_UP)
 
     def run(self, count: int) -> tuple[int, float]:
@@ -99,6 +100,7 @@ def serve_transformers(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+    tokenizer.pad_token = tokenizer.eos_token
     network: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
     while True:
         count = connection.recv()
@@ -115,8 +117,12 @@ def serve_transformers(
             with torch.inference_mode():
                 output = network.generate(**batch, max_new_tokens=max_tokens, do_sample=False)
             new = output[:, batch["input_ids"].shape[1] :]
-            tokens += int((new != tokenizer.pad_token_id).sum())
+            tokens += sum(map(partial(generated, tokenizer.eos_token_id), new.tolist()))
         connection.send((tokens, time.perf_counter() - started))
+
+
+def generated(eos: int, ids: list[int]) -> int:
+    return ids.index(eos) + 1 if eos in ids else len(ids)
 
 
 def rendered(config: ExpertConfig, count: int, max_tokens: int) -> list[Prompt]:
@@ -136,8 +142,9 @@ def measure(
     for number in range(rounds):
         order = list(sides) if number % 2 == 0 else list(reversed(sides))
         for name in order:
+            share = count if name != "transformers" else min(count, 2 * BATCH)
             with contextlib.closing(sides[name]()) as side:
-                runs[name].append(side.run(count))
+                runs[name].append(side.run(share))
             tokens, seconds = runs[name][-1]
             print(f"round {number + 1} {name}: {tokens} tokens in {seconds:.1f} s", flush=True)
     return runs
