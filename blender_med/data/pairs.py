@@ -31,12 +31,14 @@ class RankingExample:
         candidates: Distinct texts, [n], n >= 2.
         labels: Values of the label metrics, higher is better, [n, n_tasks]; all finite, and not
             all rows are equal.
+        reference: The reference answer, which some losses want above every candidate; or None.
     """
 
     question_id: str
     source: str
     candidates: tuple[str, ...]
     labels: Floats
+    reference: str | None = None
 
 
 class LabelledExamples(NamedTuple):
@@ -130,7 +132,9 @@ def _example(
     if reason := _unusable(values):
         dropped[reason] += 1
         return None
-    return RankingExample(question.id, source_text(question), tuple(kept), values)
+    return RankingExample(
+        question.id, source_text(question), tuple(kept), values, question.reference
+    )
 
 
 def _unusable(values: Floats) -> str | None:

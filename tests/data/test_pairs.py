@@ -34,6 +34,7 @@ def test_labels_stand_in_the_order_of_candidates_and_metrics() -> None:
     assert example.candidates == ("x", "y")
     assert example.labels.tolist() == [[3.0, 0.1], [1.0, 0.2]]
     assert (example.question_id, example.source) == ("q", "What is q?")
+    assert example.reference == "r"
 
 
 @pytest.mark.parametrize("bad", [{"a": NAN}, {"a": INF}, {"a": -INF}, {}])
