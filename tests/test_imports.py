@@ -15,7 +15,7 @@ PACKAGE = Path(blender_med.__file__).parent
 # do not import each other.
 LAYERS = [
     {"errors", "records"},
-    {"config", "registry"},
+    {"config", "registry", "batching", "models", "packed"},
     {"recipes_folder"},
     {"store", "prompts", "metrics"},
     {"data"},
