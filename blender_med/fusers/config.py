@@ -1,0 +1,40 @@
+"""How a fuser writes its answer."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from blender_med.config import Recipe
+
+
+class Decoding(Recipe):
+    """Beam search, greedy or sampled decoding of a fused answer.
+
+    ``temperature`` 0 takes the most likely text: beam search with ``num_beams``, greedy with 1.
+    Above 0 every answer is sampled with a generator of its own, which ``seed`` and the prompt
+    start: the same prompt gives the same answer, whatever else is in its batch.
+    """
+
+    num_beams: int | None = Field(
+        None, ge=1, description="None: 4 for an encoder-decoder (LLM-Blender's), else 1"
+    )
+    max_new_tokens: int = Field(128, ge=1)
+    length_penalty: float = 1.0
+    repetition_penalty: float = Field(1.0, gt=0.0)
+    no_repeat_ngram_size: int = Field(0, ge=0)
+    temperature: float = Field(0.0, ge=0.0, le=5.0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    sample_top_k: int = Field(0, ge=0, description="0 samples from the whole vocabulary")
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Decoding:
+        if self.temperature > 0 and (self.num_beams or 1) > 1:
+            raise ValueError("sampling has one beam: leave num_beams out, or set temperature to 0")
+        return self
+
+    def beams(self, *, is_encoder_decoder: bool) -> int:
+        """Number of beams for a model of this family."""
+        if self.temperature > 0:
+            return 1
+        return self.num_beams or (4 if is_encoder_decoder else 1)
