@@ -191,3 +191,41 @@ SAMPLING_MODES: dict[
     "uniform": _uniform,
     "random": _random,
 }
+
+
+def margin_ranking(
+    scores: torch.Tensor, labels: torch.Tensor, reference: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Loss of SimCLS for one question (Liu and Liu 2021, equation 2, as llm-blender has it).
+
+    The sum of max(0, s_j - s_i + (j - i) / n) over all pairs in which i is the better one, i and
+    j being their places by label, plus the mean of max(0, s_i - s_reference). Equal labels share
+    a place and ask nothing of each other.
+
+    Args:
+        scores: Similarities of the candidates to the source, [n].
+        labels: Metric values, higher is better, [n].
+        reference: Similarity of the reference answer, scalar; None leaves out its part.
+
+    Returns:
+        Scalar; 0 for one candidate without a reference.
+    """
+    is_better = labels[:, None] > labels[None, :]
+    places = is_better.sum(dim=0)
+    margins = (places[None, :] - places[:, None]) / len(labels)
+    loss = (scores[None, :] - scores[:, None] + margins)[is_better].relu().sum()
+    return loss if reference is None else loss + (scores - reference).relu().mean()
+
+
+def best_by_metric(labels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Targets of SummaReranker: 1 where a candidate has the highest value of a metric, else 0.
+
+    Ravaut, Joty and Chen 2022, section 3.2. Candidates that tie for the highest are all 1.
+
+    Args:
+        labels: Metric values, higher is better, [n, n_tasks], n >= 1.
+
+    Returns:
+        [n, n_tasks].
+    """
+    return (labels == labels.max(axis=0, keepdims=True)).astype(np.float64)
