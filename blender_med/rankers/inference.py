@@ -1,0 +1,82 @@
+"""Ranking many questions: all comparisons of a window of questions share their batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from blender_med.batching import token_budget_batches
+from blender_med.rankers.aggregate import aggregation as aggregation_named
+from blender_med.rankers.base import Advance, Rankings, check_candidates
+from blender_med.rankers.collate import PairEncoder
+from blender_med.rankers.contest import Contest, contests
+from blender_med.rankers.pairranker import PairRanker
+from blender_med.rankers.scorer import PairScorer
+from blender_med.rankers.strategies import Strategy, full
+from blender_med.rankers.strategies import strategy as strategy_named
+
+# Comparisons of a window. More share batches with less padding; fewer keep memory small and
+# progress visible.
+_WINDOW = 2048
+
+
+class Comparison(NamedTuple):
+    """An ordered pair of a question's candidates, to be compared."""
+
+    contest: Contest
+    first: int
+    second: int
+
+
+def rank_questions(
+    model: PairRanker,
+    sources: Sequence[str],
+    candidates: Sequence[Sequence[str]],
+    *,
+    strategy: str,
+    aggregation: str,
+    batch_tokens: int,
+    advance: Advance | None,
+) -> Rankings:
+    """Order the candidates of each question; see :meth:`PairRanker.rank`."""
+    check_candidates(sources, candidates)
+    compare, aggregate = strategy_named(strategy), aggregation_named(aggregation)
+    scorer, encoder = PairScorer(model), model.encoder
+    rankings: Rankings = []
+    for window in _windows([len(group) for group in candidates]):
+        group = contests(
+            sources[window], candidates[window], encoder, compare_equals=compare is full
+        )
+        _settle(group, compare, scorer, encoder, batch_tokens)
+        rankings += [contest.result(aggregate) for contest in group]
+        if advance is not None:
+            advance(len(group))
+    return rankings
+
+
+def _windows(sizes: Sequence[int]) -> Iterator[slice]:
+    """Runs of questions with about ``_WINDOW`` ordered pairs; at least one question each."""
+    start = pairs = 0
+    for end, size in enumerate(sizes, start=1):
+        pairs += size * (size - 1)
+        if pairs >= _WINDOW or end == len(sizes):
+            yield slice(start, end)
+            start, pairs = end, 0
+
+
+def _settle(
+    group: Sequence[Contest],
+    compare: Strategy,
+    scorer: PairScorer,
+    encoder: PairEncoder,
+    batch_tokens: int,
+) -> None:
+    """Make the comparisons of all contests, round by round, until none wants another."""
+    while group:
+        wanted = [Comparison(c, i, j) for c in group for i, j in compare(c.logits)]
+        lengths = [c.contest.length(encoder, c.first, c.second) for c in wanted]
+        for batch in token_budget_batches(lengths, batch_tokens):
+            pairs = [wanted[k].contest.pair(encoder, *wanted[k][1:]) for k in batch]
+            for k, logit in zip(batch, scorer(pairs), strict=True):
+                wanted[k].contest.record(wanted[k].first, wanted[k].second, logit, lengths[k])
+        group = list(dict.fromkeys(c.contest for c in wanted))

@@ -1,0 +1,55 @@
+"""Which pairs of candidates are compared.
+
+A strategy is asked again after each round. It gets the logits so far, [n, n] with NaN where a
+comparison was not made (see :mod:`blender_med.rankers.aggregate`), and returns the ordered pairs
+(first, second) to compare next; none when it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from blender_med.errors import ConfigError
+from blender_med.rankers.aggregate import Floats
+from blender_med.registry import suggestion
+
+Comparisons = list[tuple[int, int]]
+Strategy = Callable[[Floats], Comparisons]
+
+
+def full(logits: Floats) -> Comparisons:
+    """Every ordered pair."""
+    return [(int(i), int(j)) for i, j in np.argwhere(np.isnan(logits))]
+
+
+def bubble(logits: Floats) -> Comparisons:
+    """One pass of bubble sort: the better of two goes on to meet the next.
+
+    Each meeting is in both orders; the sum of both decides, and a tie lets the later one go on.
+    n - 1 meetings find the best candidate if the verdicts are transitive. llm-blender starts from
+    a random order, this from the order given.
+    """
+    best = 0
+    for rival in range(1, len(logits)):
+        margin = logits[best, rival] - logits[rival, best]
+        if np.isnan(margin):
+            return [(best, rival), (rival, best)]
+        best = best if margin > 0 else rival
+    return []
+
+
+STRATEGIES: dict[str, Strategy] = {"full": full, "bubble": bubble}
+
+
+def strategy(name: str) -> Strategy:
+    """The strategy of that name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if name not in STRATEGIES:
+        fix = suggestion(name, STRATEGIES)
+        raise ConfigError("unknown strategy", key="strategy", value=name, fix=fix)
+    return STRATEGIES[name]
