@@ -45,3 +45,11 @@ def test_shared_keys_change_nothing(expected):
     plain = GenFuser.from_pretrained(FOLDER / "model", device="cpu", attn_implementation="eager")
     cases = expected["cases"]
     assert _fused(plain, cases) == [case["fused"] for case in cases]
+
+
+def test_a_saved_checkpoint_keeps_the_texts(fuser, expected, tmp_path):
+    """transformers 5 decides from the saved configuration whether T5 scales its last states."""
+    fuser.save_pretrained(tmp_path)
+    again = GenFuser.from_pretrained(tmp_path, device="cpu")
+    assert again.engine.model.config.scale_decoder_outputs is False
+    assert _fused(again, expected["cases"]) == [case["fused"] for case in expected["cases"]]
