@@ -94,7 +94,7 @@ def load_pretrained(
         MissingDependencyError: The model's package is not installed.
     """
     source = str(local_folder(model) or model)
-    with _quiet(), _explained(model):
+    with quiet(), _explained(model):
         loaded, report = auto_class.from_pretrained(
             source,
             dtype=torch_dtype(dtype),
@@ -175,7 +175,7 @@ def torch_device(device: str | None) -> torch.device:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no report of weights that are left out on purpose."""
     from transformers.utils import logging
 
@@ -193,14 +193,16 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def _explained(model: str | Path) -> Iterator[None]:
     """Errors of transformers as ours."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
+    damaged = (RuntimeError, ValueError, KeyError, SafetensorError, StrictDataclassError)
     fix = "name an existing folder, a Hub id, or package:NAME"
     try:
         yield
     except OSError as error:
         problem = f"the model cannot be loaded: {str(error).partition(chr(10))[0]}"
         raise ConfigError(problem, key="model", value=str(model), fix=fix) from error
-    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
+    except damaged as error:
         problem = f"the checkpoint cannot be read: {error}"
         raise DataError(problem, file=str(model), fix="name an undamaged checkpoint") from error

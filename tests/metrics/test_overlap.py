@@ -19,7 +19,9 @@ from blender_med.metrics.overlap import (
     rouge_l,
 )
 
-TEXT_METRICS = [name for name, spec in METRIC_SPECS.items() if spec.task == "long"]
+TEXT_METRICS = [
+    name for name, spec in METRIC_SPECS.items() if spec.task == "long" and spec.model is None
+]
 VOCABULARY = ["fever", "feverish", "cough", "coughs", "a", "b", ",", "."]
 WORDS = st.lists(st.sampled_from(VOCABULARY), max_size=12)
 TEXTS = st.one_of(WORDS.map(" ".join), st.text(max_size=40))

@@ -15,6 +15,12 @@ from blender_med.stages.methods.board import Board, Floats
 
 Utility = Callable[[Sequence[str], Sequence[str]], list[float]]
 
+UTILITIES = tuple(
+    name
+    for name, spec in METRIC_SPECS.items()
+    if spec.task == "long" and spec.directed and spec.model is None
+)
+
 
 def mbr(board: Board, settings: MethodSettings, argument: str) -> Iterator[Answer]:
     """The candidate with the highest mean utility against the other candidates as references.
@@ -52,12 +58,9 @@ def expected_utilities(texts: Sequence[str], utility: Utility) -> Floats:
 
 def _utility(name: str) -> Utility:
     key = "mbr_utility"
-    function: Utility = METRICS.load(name, key=key)
-    spec = METRIC_SPECS[name]
-    if spec.task != "long" or not spec.directed:
-        usable = [n for n, s in METRIC_SPECS.items() if s.task == "long" and s.directed]
-        fix = f"choose one of: {', '.join(usable)}"
-        raise ConfigError(
-            "MBR needs a text metric that says what is better", key=key, value=name, fix=fix
-        )
-    return function
+    if METRICS.check(name, key=key) not in UTILITIES:
+        problem = "MBR needs a text metric that says what is better and runs without a model"
+        fix = f"choose one of: {', '.join(UTILITIES)}"
+        raise ConfigError(problem, key=key, value=name, fix=fix)
+    utility: Utility = METRICS.load(name)
+    return utility
