@@ -16,7 +16,10 @@ _NOISY = ("vllm", "transformers", "huggingface_hub", "datasets", "httpx", "absl"
 
 
 def set_up_logging(*, quiet: bool, verbose: bool) -> None:
-    """Our own messages on stderr; libraries' noise only with ``--verbose``."""
+    """Our own messages on stderr; libraries' noise only with ``--verbose``.
+
+    Bars of downloads from the Hub stay on a terminal: gigabytes take minutes.
+    """
     handler: logging.Handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     if stderr.is_terminal:
@@ -27,6 +30,9 @@ def set_up_logging(*, quiet: bool, verbose: bool) -> None:
     own.setLevel(logging.WARNING if quiet else logging.INFO)
     if not verbose:
         _silence_libraries()
+    if quiet or not stderr.is_terminal:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 
 def _silence_libraries() -> None:
@@ -36,7 +42,8 @@ def _silence_libraries() -> None:
         "VLLM_LOGGING_LEVEL": "ERROR",
         "TRANSFORMERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_VERBOSITY": "error",
+        "DATASETS_VERBOSITY": "error",
     }
     for key, value in defaults.items():
         os.environ.setdefault(key, value)

@@ -37,13 +37,17 @@ def _looked_up(model: str, revision: str | None) -> str:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
         fix = "give an existing folder or a Hub id such as 'BioMistral/BioMistral-7B'"
         raise ExpertError("no such model folder", key="model", value=model, fix=fix)
+    from httpx import HTTPError
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
-    fix = "check the id, log in if the model is gated, or set 'revision' to its commit hash"
+    fix = (
+        "check the network and the id, log in if the model is gated,"
+        " or set 'revision' to its commit hash"
+    )
     try:
         commit = HfApi().model_info(model, revision=revision, timeout=20).sha
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+    except (HTTPError, OfflineModeIsEnabled, OSError) as error:
         reason = type(error).__name__
         problem = f"the commit of the Hub model is not known here ({reason})"
         raise ExpertError(problem, key="model", value=model, fix=fix) from error
@@ -73,12 +77,13 @@ def download(model: str, commit: str | None) -> str:
     Raises:
         ExpertError: The Hub does not give it.
     """
+    from httpx import HTTPError
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         return str(snapshot_download(model, revision=commit))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HTTPError, LocalEntryNotFoundError, OSError) as error:
         fix = "check the network, and log in if the model is gated"
         problem = f"the model cannot be downloaded ({type(error).__name__})"
         raise ExpertError(problem, key="model", value=model, fix=fix) from error

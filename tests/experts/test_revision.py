@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from blender_med.errors import ExpertError, MissingDependencyError
-from blender_med.experts import ExpertConfig, revision
+from blender_med.experts import ExpertConfig, hub, revision
 from blender_med.experts.packages import CONVERSION, cache_dir
 from blender_med.experts.revision import model_revision
 
@@ -61,6 +61,22 @@ def test_offline_without_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ExpertError, match="set 'revision' to its commit hash"):
         model_revision(config("org/name"))
+
+
+def test_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx
+    import huggingface_hub
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise httpx.ConnectError("Name or service not known")
+
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    with pytest.raises(ExpertError, match=r"not known here \(ConnectError\).*check the network"):
+        model_revision(config("org/name"))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(ExpertError, match="cannot be downloaded"):
+        hub.download("org/name", COMMIT)
 
 
 def test_a_path_that_does_not_exist() -> None:
