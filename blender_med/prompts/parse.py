@@ -11,25 +11,56 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from string import ascii_uppercase
 
+# Part of the identity of generated choices: raise it when an answer may be read otherwise.
+PARSER = 2
 _LONGEST = 20_000  # characters of an answer that are read; models loop
 _MARKS = "*_`#~\"'\u201c\u201d\u2018\u2019"
 _JSON = re.compile(
     r"[\"']?answer(?:_?choice|_?letter|_?option)?[\"']?\s*:\s*[\"']\s*\(?(?P<value>[^\"'{}\n]{1,300}?)\)?[\"']",
     re.IGNORECASE,
 )
+_SURELY = r"(?:(?:therefore|thus|probably|definitely|clearly|(?:most\s+)?likely)\s+)?"
 _STATED = re.compile(
     r"\b(?:answer|choice|option)s?"
     r"(?:\s+(?:to|for)\s+(?:the|this)\s+question)?(?:\s+given\s+the\s+context)?"
     r"\s*(?:\b(?:is|are|would\s+be|should\s+be|must\s+be|choice|option|letter)\b|[:=\-])"
-    r"[\s:]*(?:therefore\s+|thus\s+)?(?:option\s+|choice\s+|letter\s+)?[(\[]?"
+    rf"[\s:]*{_SURELY}(?:option\s+|choice\s+|letter\s+)?[(\[]?"
     r"(?P<value>[A-Za-z]+)\b(?P<after>[)\].:,;]?)",
     re.IGNORECASE,
 )
 _LEADING = re.compile(
     r"^\s*(?:option\s+|choice\s+)?[(\[]?(?P<value>[A-Za-z])(?:[)\].:,;]|\s*$|\s*\n)"
 )
-_OPTION_WORD = re.compile(r"\b(?:option|choice)\s+[(\[]?(?P<value>[A-Z])\b")
+_OPTION_WORD = re.compile(r"\b(?:[Oo]ption|[Cc]hoice|[Ll]etter)\s+[(\[]?(?P<value>[A-Z])\b")
+# "Ans. (b)", "Answer B": the letter must end the clause, or "Answer A patient ..." would be one.
+_SHORT = re.compile(
+    r"\b(?:ans\b[.:\-\s]*|answer\s+)[(\[]?(?P<value>[A-Za-z])[)\]]?(?=\s*(?:[.:,;\n]|$))",
+    re.IGNORECASE,
+)
+# The letter stands at the start of a clause, or "hepatitis B is the right diagnosis" would be one.
+_CLAUSE = r"(?:^|[.!?:,;\n]\s*|\b(?:so|thus|therefore|hence|and|but|that|only|option|choice)\s+)"
+_JUDGED = re.compile(
+    rf"{_CLAUSE}[(\[]?(?P<value>(?-i:[A-Z]))[)\]]?"
+    r"\s+(?:is|would\s+be|must\s+be|seems|appears\s+to\s+be)\s+(?:the\s+)?"
+    r"(?:(?:(?:most|single|only|clearly|therefore)\s+)?(?:correct|right|true|best|appropriate|answer)"
+    r"|most\s+likely)\b",
+    re.IGNORECASE,
+)
+_PICKED = re.compile(
+    r"\b(?:[Ii]ts|[Ii]t\s+is|choose|chose|pick|select|leaving|leaves|go\s+(?:with|for))\s+"
+    r"[(\[]?(?P<value>[A-Z])[)\]]?(?=\s*(?:[.,;:!\n]|$|because\b|since\b))"
+)
+_LINE = re.compile(
+    r"^[ \t]*[(\[]?(?P<value>[A-Z])(?:[)\].:][ \t]*(?P<text>\S)?|[ \t]*$)", re.MULTILINE
+)
+_NEGATED = re.compile(
+    r"\b(?:not|never|rather than|other than|instead of|except|nor)(?: (?:a|an|the))?$"
+)
+_REFUSED = re.compile(
+    r"(?:is|are|was|were|would be) (?:not|incorrect|wrong|false|unlikely|excluded)\b"
+)
 _ALSO = re.compile(r"[)\].]?\s*(?:\b(?:or|and)\b|[/,&])\s*[(\[]?(?P<value>[A-Z])\b(?!')")
+_WORD_LABELS = {"yes", "no", "maybe"}
 _BOXED = re.compile(r"\\boxed\{(?:\\text\{)?([^{}\n]{1,300})\}+")
 _BRACKETED = re.compile(r"(?<!\w)[(\[](?P<value>[A-Z])[)\]]")
 
@@ -38,10 +69,12 @@ def parse_choice(text: str, options: Sequence[str]) -> int | None:
     """0-based index of the option that ``text`` chooses, or None.
 
     Rules, the first that names exactly one option wins: a JSON field ``answer_choice``; a
-    stated answer ("the answer is B"); a letter that opens the text; "option B"; one bracketed
-    letter; the text of exactly one option, or yes / no / maybe where those are the options.
-    A rule that names two different options ends the search with None, except that the last of
-    several stated answers counts when the text corrects itself with "final answer".
+    stated answer ("the answer is B"); a letter that opens the text; a letter that is judged right
+    ("B is the best answer") or picked ("I choose B"); "option B"; one bracketed letter; the text
+    of exactly one option. Words that are options themselves (yes, no, maybe) must stand as a
+    clause of their own, as "no" is part of much other prose. A rule that names two different
+    options ends the search with None, except that the last of several stated answers counts when
+    the text corrects itself with "final answer".
 
     Args:
         text: The model's answer; any text.
@@ -50,7 +83,7 @@ def parse_choice(text: str, options: Sequence[str]) -> int | None:
     answer = _plain(text)
     if not answer or not options:
         return None
-    for rule in (_json, _stated, _leading, _option_word, _bracketed, _option_text):
+    for rule in (_json, _stated, _leading, _judged, _option_word, _bracketed, _option_text):
         found = rule(answer, options)
         if found:
             return found.pop() if len(found) == 1 else None
@@ -138,10 +171,20 @@ def _leading(text: str, options: Sequence[str]) -> set[int]:
     match = _LEADING.match(plain)
     if match is None:
         return set()
-    others = re.findall(r"^\s*[(\[]?([A-Z])[)\].:]\s", plain, re.MULTILINE)
-    # A model that repeats the whole list of options has chosen none of them.
-    listed = _indices(others, options)
-    return listed if len(listed) > 1 else _all_named([match], plain, options)
+    # A model that repeats the whole list of options, or all their letters, has chosen none.
+    lines = list(_LINE.finditer(plain))
+    if lines and lines[0].start("value") == match.start("value"):
+        alone = lines[0]["text"] is None
+        listed = _indices((m["value"] for m in lines if (m["text"] is None) == alone), options)
+        if len(listed) > 1:
+            return listed
+    return _all_named([match], plain, options)
+
+
+def _judged(text: str, options: Sequence[str]) -> set[int]:
+    plain = _unmarked(text)
+    matches = [m for rule in (_SHORT, _JUDGED, _PICKED) for m in rule.finditer(plain)]
+    return _all_named(matches, plain, options)
 
 
 def _option_word(text: str, options: Sequence[str]) -> set[int]:
@@ -159,9 +202,29 @@ def _option_text(text: str, options: Sequence[str]) -> set[int]:
     exact = {i for i, option in enumerate(normal) if option and option == answer}
     if exact:
         return exact
-    found = {i for i, option in enumerate(normal) if option and f" {option} " in f" {answer} "}
+    if set(normal) <= _WORD_LABELS:
+        return _word_label(text, normal)
+    found = {i for i, option in enumerate(normal) if option and _affirmed(option, answer)}
     # "lung cancer" inside "small cell lung cancer": the longer option is the one named.
     return {i for i in found if not any(_within(normal[i], normal[j]) for j in found if j != i)}
+
+
+def _word_label(text: str, labels: Sequence[str]) -> set[int]:
+    """Labels that open the text, with one joined as in "yes or no", or are clauses of their own."""
+    first, second, third = (*_words(text).split(), "", "", "")[:3]
+    joined = {second, third} if second in ("and", "or", *labels) else set()
+    clauses = {_words(clause) for clause in re.split(r"[.,;:!?\n]", text)}
+    named = clauses | {first} | (joined if first in labels else set())
+    return {i for i, label in enumerate(labels) if label in named}
+
+
+def _affirmed(option: str, answer: str) -> bool:
+    """Whether ``answer`` names ``option`` anywhere without refusing it."""
+    for match in re.finditer(rf"(?<!\w){re.escape(option)}(?!\w)", answer):
+        before, after = answer[: match.start()].rstrip(), answer[match.end() :].lstrip()
+        if not _NEGATED.search(before[-40:]) and not _REFUSED.match(after[:40]):
+            return True
+    return False
 
 
 def _within(inner: str, outer: str) -> bool:

@@ -60,6 +60,32 @@ WORDS = ("yes", "no", "maybe")
         ("Aspirin and vitamin C", None),
         ("The answer is Z.", None),
         ("E", None),
+        ("Option B is correct.", 1),
+        ("B is the correct answer.", 1),
+        ("So, D is the most likely cause.", 3),
+        ("A is incorrect. B is incorrect. C is wrong. D is correct.", 3),
+        ("A is true, and B is true.", None),
+        ("D is likely wrong", None),
+        ("I think it's B", 1),
+        ("I would choose D.", 3),
+        ("A and B can be excluded, leaving C.", 2),
+        ("Ans: B", 1),
+        ("Ans. (b)", 1),
+        ("Answer A", 0),
+        ("Answer A patient with care", None),
+        ("The answer is definitely B.", 1),
+        ("The answer is most likely (C)", 2),
+        ("The answer is not A", None),
+        ("The answer is not aspirin.", None),
+        ("Aspirin is not correct.", None),
+        ("It is lung cancer rather than aspirin", 1),
+        ("Not aspirin, but vitamin C: aspirin is wrong", 3),
+        ("Hepatitis B is the right diagnosis.", None),
+        ("A\nB\nC\nD", None),
+        ("B\n\nA. Aspirin is wrong.\nC. Small cell is wrong.", 1),
+        ("Option C: this one\nA: no\nB: no", 2),
+        ("Answer: C. A, B and D are wrong.", 2),
+        ("The answer is C, not D.", 2),
     ],
 )
 def test_letters_and_option_texts(text: str, index: int | None) -> None:
@@ -76,6 +102,11 @@ def test_letters_and_option_texts(text: str, index: int | None) -> None:
         ("Answer: no", 1),
         ("yes and no", None),
         ("Nothing is known", None),
+        ("There is no doubt that it works.", None),
+        ("It is not clear; maybe.", 2),
+        ("Yes/No", None),
+        ("Maybe or no", None),
+        ("No significant difference was found.", 1),
     ],
 )
 def test_yes_no_maybe(text: str, index: int | None) -> None:
@@ -128,3 +159,5 @@ def test_any_text_gives_an_option_or_none(text: str, options: list[str]) -> None
 def test_a_long_looping_answer_is_quick() -> None:
     assert parse_choice("answer is answer is " * 20_000, OPTIONS) is None
     assert parse_choice("(" * 100_000, OPTIONS) is None
+    assert parse_choice("A\n" + "\n" * 100_000, OPTIONS) == 0
+    assert parse_choice("not aspirin " * 10_000, OPTIONS) is None
