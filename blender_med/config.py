@@ -13,6 +13,13 @@ from blender_med.errors import ConfigError
 from blender_med.registry import suggestion
 
 _SPEED_ONLY = "speed_only"
+_FIXES = {
+    "missing": "add this key to the recipe",
+    "model_type": "write it as 'key: value' lines below the key",
+    "dict_type": "write it as 'key: value' lines below the key",
+    "too_short": "name at least one",
+    "value_error": "change it as the message says",
+}
 
 
 class Recipe(BaseModel):
@@ -22,6 +29,19 @@ class Recipe(BaseModel):
 
 
 M = TypeVar("M", bound=BaseModel)
+
+
+class InvalidValueError(ValueError):
+    """A value that a recipe's own check refuses; the caller adds file, key and value.
+
+    Args:
+        problem: What is wrong.
+        fix: What the user does about it.
+    """
+
+    def __init__(self, problem: str, *, fix: str) -> None:
+        super().__init__(problem)
+        self.fix = fix
 
 
 def speed_only(default: Any = ..., **constraints: Any) -> Any:
@@ -161,19 +181,44 @@ def parse(model: type[M], tree: Any, *, file: str | Path | None = None, key: str
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise _config_error(model, error, file, key) from error
+        raise _config_error(model, tree, error, file, key) from error
 
 
 def _config_error(
-    model: type[BaseModel], error: ValidationError, file: str | Path | None, key: str
+    model: type[BaseModel], tree: Any, error: ValidationError, file: str | Path | None, key: str
 ) -> ConfigError:
-    details = sorted(error.errors(), key=lambda d: d["type"] != "extra_forbidden")
+    """The problem that says most: an unknown key, else the one that lies deepest in the recipe."""
+    details = sorted(
+        error.errors(), key=lambda d: (d["type"] != "extra_forbidden", -len(_steps(tree, d)))
+    )
     first = details[0]
-    path = ".".join([key] * bool(key) + [str(part) for part in first["loc"]])
+    path = ".".join([key] * bool(key) + _steps(tree, first))
     more = f" ({len(details) - 1} more problems follow)" if len(details) > 1 else ""
-    problem = first["msg"][:1].lower() + first["msg"][1:] + more
+    message = first["msg"].removeprefix("Value error, ")
+    problem = message[:1].lower() + message[1:] + more
     fix = _fix(model, first)
+    if not first["loc"]:  # the whole recipe says less than the problem
+        return ConfigError(problem, key=path or None, file=file, fix=fix)
     return ConfigError(problem, key=path or None, file=file, value=first["input"], fix=fix)
+
+
+def _steps(tree: Any, detail: Any) -> list[str]:
+    """Keys that lead to a problem, as an override names them: pydantic's own tags left out."""
+    steps: list[str] = []
+    *_, last = detail["loc"] or ("",)
+    for part in detail["loc"]:
+        if _has(tree, part):
+            tree = tree[part]
+        elif not (detail["type"] == "missing" and part is last):
+            continue
+        steps.append(str(part))
+    return steps
+
+
+def _has(node: Any, part: Any) -> bool:
+    if isinstance(node, (list, tuple)):
+        return isinstance(part, int) and part < len(node)
+    return isinstance(node, Mapping) and part in node
 
 
 def _fix(model: type[BaseModel], detail: Any) -> str:
@@ -184,9 +229,10 @@ def _fix(model: type[BaseModel], detail: Any) -> str:
     if detail["type"] == "union_tag_invalid":
         expected = [tag.strip(" '") for tag in detail["ctx"]["expected_tags"].split(",")]
         return suggestion(detail["ctx"]["tag"], expected)
-    if detail["type"] == "missing":
-        return "add this key to the recipe"
-    return "give a value of the type and range named"
+    own = (detail.get("ctx") or {}).get("error")
+    if isinstance(own, InvalidValueError):
+        return own.fix
+    return _FIXES.get(detail["type"], "give a value of the type and range named")
 
 
 def _keys_at(model: type[BaseModel], path: Iterable[Any]) -> list[str]:

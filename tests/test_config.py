@@ -1,8 +1,12 @@
+from typing import Annotated, Any, Literal, Self
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field, field_validator, model_validator
 
 from blender_med.config import (
+    InvalidValueError,
     Recipe,
     apply_overrides,
     load_yaml,
@@ -18,10 +22,33 @@ class Inner(Recipe):
     batch: int = speed_only(8)
 
 
+class Tagged(Recipe):
+    type: Literal["tagged"] = "tagged"
+    shares: Literal["auto"] | dict[str, Annotated[float, Field(gt=0)]] = "auto"
+
+    @field_validator("shares")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "test" not in value:
+            raise InvalidValueError("no share for test", fix="add test")
+        return value
+
+
+class Other(Recipe):
+    type: Literal["other"] = "other"
+
+
 class Outer(Recipe):
     name: str
     inner: Inner = Inner()
     many: tuple[Inner, ...] = ()
+    tagged: tuple[Annotated[Tagged | Other, Field(discriminator="type")], ...] = ()
+
+    @model_validator(mode="after")
+    def _short(self) -> Self:
+        if len(self.name) > 5:
+            raise ValueError("the name is too long")
+        return self
 
 
 def test_unknown_key_names_the_key_and_the_nearest_one() -> None:
@@ -39,6 +66,30 @@ def test_wrong_type_names_file_key_and_value() -> None:
     assert "Fix:" in message
 
 
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"tagged": [{"type": "tagged", "shares": {"dev": 0}}]}, "key 'tagged.0.shares.dev':"),
+        ({"tagged": [{"type": "tagged", "shares": "no"}]}, "key 'tagged.0.shares':"),
+        ({"tagged": [{"type": "taged"}]}, "key 'tagged.0':.*did you mean 'tagged'"),
+        (
+            {"tagged": [{"type": "tagged", "shares": {"dev": 1}}]},
+            r"key 'tagged.0.shares': no share for test \(received \{'dev': 1.*\. Fix: add test$",
+        ),
+        ({"inner": 3}, "key 'inner':.*below the key"),
+        ({"name": "toolong"}, "^r.yaml: the name is too long. Fix: change it as the message says$"),
+    ],
+)
+def test_keys_are_those_of_an_override(tree: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(Outer, {"name": "x"} | tree, file="r.yaml")
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"key 'outer\.name': field required"):
+        parse(Outer, {"inner": {}}, key="outer")
+
+
 def test_recipes_are_frozen() -> None:
     with pytest.raises(Exception, match="frozen"):
         Outer(name="x").name = "y"  # type: ignore[misc]
@@ -50,6 +101,7 @@ def test_result_fields_leave_out_speed_at_every_depth() -> None:
         "name": "x",
         "inner": {"temperature": 0.7},
         "many": [{"temperature": 0.7}],
+        "tagged": [],
     }
 
 

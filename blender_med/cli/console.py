@@ -9,8 +9,9 @@ import warnings
 from rich.console import Console
 from rich.logging import RichHandler
 
-stdout = Console()
-stderr = Console(stderr=True)
+# Names and reasons of data stand in brackets at times: nothing that is printed is markup.
+stdout = Console(markup=False, highlight=False)
+stderr = Console(stderr=True, markup=False, highlight=False)
 
 _NOISY = ("vllm", "transformers", "huggingface_hub", "datasets", "httpx", "absl", "filelock")
 

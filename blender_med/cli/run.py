@@ -29,7 +29,7 @@ def run(
     ] = None,
     from_: Annotated[str | None, typer.Option("--from", help="Start at this stage.")] = None,
     force: Annotated[
-        bool, typer.Option(help="Run the stages even if they are up to date.")
+        bool, typer.Option("--force", help="Run the stages even if they are up to date.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     quiet: Quiet = False,
@@ -94,11 +94,11 @@ def _print_result(opened: Run) -> None:
     from blender_med.reports.stage import summary
 
     for note in opened.notes:
-        stdout.print(f"- {note}", highlight=False, markup=False)
+        stdout.print(f"- {note}", soft_wrap=True)
     if (table := summary(opened)) is not None:
-        stdout.print(table, highlight=False, markup=False, soft_wrap=True)
+        stdout.print(table, soft_wrap=True)
         folder = opened.stage_folder("report")
-        stdout.print(f"Tables: {folder}", highlight=False, markup=False)
+        stdout.print(f"Tables: {folder}", soft_wrap=True)
 
 
 def _print_plan(opened: Run, selection: Selection) -> None:

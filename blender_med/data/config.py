@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from blender_med.config import Recipe, speed_only
-from blender_med.registry import Registry
+from blender_med.config import InvalidValueError, Recipe, speed_only
+from blender_med.registry import Registry, suggestion
 
 DATASETS = Registry(
     "data set type",
@@ -51,7 +51,15 @@ class DatasetConfig(Recipe):
     @field_validator("type")
     @classmethod
     def _known_type(cls, value: str) -> str:
-        return DATASETS.check(value, key="dataset.type")
+        if value not in DATASETS:
+            raise InvalidValueError("unknown data set type", fix=suggestion(value, DATASETS))
+        return value
+
+    @field_validator("path")
+    @classmethod
+    def _without_tilde(cls, value: str | None) -> str | None:
+        # A shell leaves the tilde in `--set dataset.path=~/data` alone.
+        return str(Path(value).expanduser()) if value and value.startswith("~") else value
 
     @property
     def is_local(self) -> bool:

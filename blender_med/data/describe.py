@@ -1,4 +1,4 @@
-"""Counts, lengths and balance of a question set."""
+"""Counts, lengths and balance of a question set, counts and lengths of a set of passages."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from blender_med.data.fields import LETTERS
-from blender_med.data.quarantine import Questions
-from blender_med.records import Question
+from blender_med.data.quarantine import Passages, Questions
+from blender_med.records import Passage, Question
 
 QUANTILES = {
     "min": 0.0,
@@ -54,6 +54,47 @@ class DatasetDescription:
     quarantined: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class PassagesDescription:
+    """What ``describe_passages`` found.
+
+    Attributes:
+        passages: Number of passages.
+        groups: Number of groups that splits keep together.
+        counts: Split to number of passages.
+        words: Words of all texts together (whitespace tokens).
+        lengths: ``title``, ``text`` to quantile to length in words; absent titles do not count.
+        licenses: Licence to number, the most frequent first; ``unknown`` where none is stated.
+        sources: Value of ``meta["source"]`` to number, the most frequent first.
+        quarantined: Reason to number of refused rows, the most frequent first.
+    """
+
+    passages: int
+    groups: int
+    counts: Mapping[str, int]
+    words: int
+    lengths: Mapping[str, Mapping[str, float]]
+    licenses: Mapping[str, int]
+    sources: Mapping[str, int]
+    quarantined: Mapping[str, int]
+
+
+def describe_passages(passages: Passages) -> PassagesDescription:
+    """Describe a set of passages; an empty one has zero counts and no lengths."""
+    texts = {"title": [p.title for p in passages if p.title], "text": [p.text for p in passages]}
+    licenses = Counter(p.license or "unknown" for p in passages)
+    return PassagesDescription(
+        passages=len(passages),
+        groups=len({(p.dataset, p.meta.get("group", p.id)) for p in passages}),
+        counts=dict(sorted(Counter(p.split for p in passages).items())),
+        words=sum(len(p.text.split()) for p in passages),
+        lengths=_quantiles_of(texts),
+        licenses=dict(licenses.most_common()),
+        sources=_counted(passages, "source"),
+        quarantined=passages.quarantined.reasons(),
+    )
+
+
 def describe(questions: Questions) -> DatasetDescription:
     """Describe a question set; an empty one has zero counts and no lengths."""
     from blender_med.data.contamination import repeated
@@ -73,17 +114,21 @@ def describe(questions: Questions) -> DatasetDescription:
     )
 
 
-def _counted(questions: Iterable[Question], name: str) -> dict[str, int]:
-    return dict(Counter(q.meta[name] for q in questions if name in q.meta).most_common())
+def _counted(records: Iterable[Question | Passage], name: str) -> dict[str, int]:
+    return dict(Counter(r.meta[name] for r in records if name in r.meta).most_common())
 
 
 def _lengths(questions: Sequence[Question]) -> dict[str, dict[str, float]]:
-    texts = {
+    texts: dict[str, list[str]] = {
         "question": [q.question for q in questions],
         "context": [q.context for q in questions if q.context],
         "option": [option for q in questions for option in q.options or ()],
         "reference": [q.reference for q in questions if q.reference],
     }
+    return _quantiles_of(texts)
+
+
+def _quantiles_of(texts: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
     return {
         name: _quantiles([len(t.split()) for t in found]) for name, found in texts.items() if found
     }

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blender_med.data.config import DatasetConfig
-from blender_med.store.files import tree_sha256
+from blender_med.data.config import DATASETS, DatasetConfig
+from blender_med.store.files import canonical_sha256, tree_sha256
 
 
 def dataset_fingerprint(config: DatasetConfig) -> str:
-    """Hash of the local files, or the Hub id with its revision.
+    """Hash of the local files, or the Hub id with its revision; of its companion files too.
 
     A data set without a path is the type's default: the sample set of the project, or the
     type's own Hub id.
     """
+    companions = DATASETS.load(config.type)(config).companions()
+    if not companions:
+        return _own_fingerprint(config)
+    return canonical_sha256([_own_fingerprint(config), *map(tree_sha256, companions)])
+
+
+def _own_fingerprint(config: DatasetConfig) -> str:
     if config.type == "sample" and config.path is None:
         from blender_med.data.sample import sample_folder
 

@@ -208,13 +208,17 @@ def _row(file: SourceFile, element: Element, number: int) -> Row:
         "message": _text(original, "message"),
         "paraphrase": _text(element, "nist-paraphrase"),
         "summary": _text(element, "nlm-summary"),
-        "focus": "; ".join(inner_text(e).strip() for e in element.iter("FOCUS")),
-        "types": "; ".join(inner_text(e).strip() for e in notes.iter("TYPE"))
-        if notes is not None
-        else "",
+        "focus": _listed(element, "FOCUS"),
+        "types": _listed(notes, "TYPE"),
         "references": _references(element),
     }
     return Row(file.name, qid or str(number), value, file.stem)
+
+
+def _listed(element: Element | None, tag: str) -> str:
+    """Texts of all elements ``tag`` below ``element``, each once."""
+    found = () if element is None else element.iter(tag)
+    return "; ".join(dict.fromkeys(inner_text(e).strip() for e in found))
 
 
 def _text(element: Element | None, tag: str) -> str:

@@ -40,6 +40,7 @@ class Loader(ABC):
         signature: A row with none of these keys is not a row of this type.
         settings: Names that ``options`` of the recipe may have.
         maps_columns: Whether ``columns`` of the recipe is used.
+        is_shipped: Whether the data set comes with the project, so that it needs no path.
     """
 
     name: ClassVar[str]
@@ -49,6 +50,7 @@ class Loader(ABC):
     signature: ClassVar[frozenset[str]] = frozenset()
     settings: ClassVar[frozenset[str]] = frozenset()
     maps_columns: ClassVar[bool] = False
+    is_shipped: ClassVar[bool] = False
 
     def __init__(self, config: DatasetConfig) -> None:
         self.config = config
@@ -117,6 +119,10 @@ class Loader(ABC):
         inner = path / name if name else path
         return source_files(inner if inner.is_dir() else path, self.suffixes)
 
+    def companions(self) -> list[Path]:
+        """Files outside ``path`` that decide what is loaded; they are part of its identity."""
+        return []
+
     def read(self, file: SourceFile) -> Iterator[Row]:
         """Raw rows of one file; a file that cannot be read is one row with a problem."""
         try:
@@ -144,12 +150,16 @@ class Loader(ABC):
             raise DataError("the data set is empty", file=path, fix=fix)
         if not any(row.problem is None and self.recognises(row.value) for row in rows):
             first = rows[0]
-            fix = f"set 'type' to what the file is; a {self.name} row has {_listed(self.signature)}"
+            fix = f"give a whole file in UTF-8, with the 'type' that it has{self._row_keys()}"
             problem = f"not a {self.name} data set: {first.problem or 'no row has its keys'}"
             value = shortened(first.value)
             raise DataError(
                 problem, file=first.file, row=first.position or None, value=value, fix=fix
             )
+
+    def _row_keys(self) -> str:
+        listed = " or ".join(f"'{name}'" for name in sorted(self.signature))
+        return f"; a {self.name} row has {listed}" if listed else ""
 
     def select(self, rows: list[Row]) -> list[Row]:
         """Rows to parse, after a look at all of them."""
@@ -177,7 +187,3 @@ def by_file(rows: list[Row]) -> dict[str, list[Row]]:
     for row in rows:
         grouped[row.file].append(row)
     return dict(grouped)
-
-
-def _listed(names: frozenset[str]) -> str:
-    return " or ".join(f"'{name}'" for name in sorted(names))

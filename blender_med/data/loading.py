@@ -65,15 +65,25 @@ def load_passages(
 
     Arguments, returned rows and errors are those of ``load_questions``.
     """
-    config = _config(type, path, split, limit, strict, None, options)
-    records, quarantined = _load(config, Passage)
-    return Passages(_wanted(records, config), quarantined)
+    return _passages(_config(type, path, split, limit, strict, None, options))
+
+
+def load_any(config: DatasetConfig) -> Questions | Passages:
+    """Questions or passages, whichever the type of a parsed recipe holds."""
+    if DATASETS.load(config.type).record is Question:
+        return load_dataset_config(config)
+    return _passages(config)
 
 
 def load_dataset_config(config: DatasetConfig) -> Questions:
     """``load_questions`` for a parsed recipe."""
     records, quarantined = _load(config, Question)
     return Questions(_wanted(records, config), quarantined)
+
+
+def _passages(config: DatasetConfig) -> Passages:
+    records, quarantined = _load(config, Passage)
+    return Passages(_wanted(records, config), quarantined)
 
 
 def _config(

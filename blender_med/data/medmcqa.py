@@ -21,8 +21,9 @@ class MedMCQA(Loader):
     """JSON lines (despite the suffix ``.json``), a JSON list, or the Hub's columns.
 
     ``cop`` counts from 1 in the original files and from 0 on the Hub. A file with a 0 counts
-    from 0, any other from 1; ``options: {cop_base: 0}`` or ``1`` overrules that. The explanation
-    often begins with the right letter, so it goes into ``reference``, never into a prompt.
+    from 0, any other from 1; ``options: {cop_base: 0}`` or ``1`` overrules that, unless it fits
+    none of the file's outer values and the other base fits them all. The explanation often begins
+    with the right letter, so it goes into ``reference``, never into a prompt.
     """
 
     name = "medmcqa"
@@ -74,6 +75,16 @@ class MedMCQA(Loader):
             raise RowError(reason)
         return number - base
 
+    def _forced(self, file: str, values: set[int], base: int) -> int:
+        """``base``, unless it is plainly the other one: every label would be shifted by one."""
+        other = 1 - base
+        if not _fits(values, base) and _fits(values, other):
+            fix = f"set it to {other}, or leave it out"
+            problem = f"'cop' counts from {other} in this file"
+            key = "dataset.options.cop_base"
+            raise DataError(problem, file=file, key=key, value=base, fix=fix)
+        return base
+
     def _base(self, file: str, values: set[int | None]) -> int:
         forced = self.config.options.get("cop_base")
         if forced is not None:
@@ -82,12 +93,16 @@ class MedMCQA(Loader):
                 raise DataError(
                     "unknown base of 'cop'", key="dataset.options.cop_base", value=forced, fix=fix
                 )
-            return int(forced)
+            return self._forced(file, {v for v in values if v is not None}, int(forced))
         if {0, 4} <= values:
             fix = "set dataset.options.cop_base to 0 or 1; the rows outside it are quarantined"
             raise DataError("'cop' holds both 0 and 4, so its base is unclear", file=file, fix=fix)
         from_hub = self.hub is not None and file.startswith(f"{self.hub.id}:")
         return 0 if 0 in values or from_hub else 1
+
+
+def _fits(values: set[int], base: int) -> bool:
+    return values <= set(range(base, base + len(_OPTIONS)))
 
 
 def _number(value: Any) -> int | None:

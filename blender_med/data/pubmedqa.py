@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,13 @@ class PubMedQA(Loader):
     signature = frozenset({"QUESTION", "CONTEXTS", "LONG_ANSWER", "context", "long_answer"})
     settings = frozenset({"test_ids"})
 
-    def files(self, path: Path) -> Iterator[SourceFile]:
-        """Files of ``path``; beside a single file also the one with the test ids."""
-        yield from super().files(path)
+    def companions(self) -> list[Path]:
+        """The files with the test ids: beside a single file, and the one the options name."""
+        path = Path(str(self.config.path))
         beside = path.with_name(_TEST_IDS)
-        if path.is_file() and path.suffix != ".zip" and beside.is_file() and beside != path:
-            yield from source_files(beside, self.suffixes)
-        if "test_ids" in self.config.options:
-            yield from source_files(Path(str(self.config.options["test_ids"])), self.suffixes)
+        alone = path.is_file() and path.suffix != ".zip" and beside != path
+        named = self.config.options.get("test_ids")
+        return [beside] * (alone and beside.is_file()) + [Path(str(named))] * (named is not None)
 
     def parser(self, file: SourceFile) -> Callable[[bytes], Iterator[Parsed]]:
         """JSON keyed by PMID, or Parquet."""
@@ -50,8 +50,11 @@ class PubMedQA(Loader):
     def rows(self) -> Iterator[Row]:
         """Rows with those of the id file taken out and kept."""
         self._test_ids: set[str] = set()
-        id_files = {_TEST_IDS, Path(str(self.config.options.get("test_ids", ""))).name}
-        for row in super().rows():
+        companions = self.companions()
+        id_files = {_TEST_IDS, *(path.name for path in companions)}
+        files = (file for path in companions for file in source_files(path, self.suffixes))
+        named = (row for file in files for row in self.read(file))
+        for row in chain(named, super().rows()):
             if Path(row.file.rpartition("!")[2]).name in id_files and row.problem is None:
                 self._test_ids |= _ids(row)
             else:

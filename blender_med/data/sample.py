@@ -26,6 +26,7 @@ class Sample(Loader):
     name = "sample"
     suffixes = (".jsonl",)
     signature = frozenset({"specialty", "source_note"})
+    is_shipped = True
 
     def __init__(self, config: DatasetConfig) -> None:
         super().__init__(config)

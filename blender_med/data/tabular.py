@@ -70,7 +70,31 @@ class Tabular(Loader):
                         value=column,
                         fix=suggestion(column, known),
                     )
+        self._check_base(rows)
         return rows
+
+    def _check_base(self, rows: list[Row]) -> None:
+        """Refuse answers that plainly count from 1 where nothing says so: each would be one off."""
+        numbered = [found for row in rows if (found := self._numbered(row)) is not None]
+        beyond = sum(number == n_options for number, n_options in numbered)
+        if "answer_base" in self.config.options or beyond < 2:
+            return
+        if all(1 <= number <= n_options for number, n_options in numbered):
+            key, fix = "dataset.options.answer_base", "set it to 1, or to 0 to quarantine the rest"
+            problem = f"the answers seem to count from 1: {beyond} are the number of the options"
+            raise DataError(problem, file=self.config.path, key=key, value=self._base, fix=fix)
+
+    def _numbered(self, row: Row) -> tuple[int, int] | None:
+        """(answer, number of options) of a row whose answer is a number and no option's text."""
+        try:
+            value = fields.mapping(row.value)
+            choices = self._options(value)
+            answer = str(value.get(self._column("answer"))).strip().removesuffix(".0")
+        except RowError:
+            return None
+        if choices is None or answer in choices or not (answer.isascii() and answer.isdigit()):
+            return None
+        return int(answer[:4]), len(choices)
 
     def parse(self, row: Row) -> Question:
         """One question with the text as it stands in the file."""

@@ -9,6 +9,14 @@ from typing import Any
 
 import pytest
 
+from blender_med.data import Questions, load_questions
+
+
+@pytest.fixture(scope="session")
+def medquad(shared_data: Path) -> Questions:
+    """All of the real MedQuAD, loaded once."""
+    return load_questions("medquad", shared_data / "medquad")
+
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str, Any], Path]:

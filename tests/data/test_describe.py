@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from blender_med.data import Questions, load_questions
-from blender_med.data.describe import describe
+from blender_med.data.config import DatasetConfig
+from blender_med.data.describe import describe, describe_passages
+from blender_med.data.loading import load_any
 
 
 def test_counts_by_hand(write):
@@ -36,6 +38,18 @@ def test_empty_set():
     assert (found.questions, found.counts, found.lengths, found.labels) == (0, {}, {}, {})
 
 
+def test_passages_by_hand(write):
+    text = "1|t|One two\n1|a|a b c\n\n2|t|One\n2|a|a\n\n3|t|No abstract\n"
+    config = DatasetConfig(type="pubmed_abstracts", path=str(write("train.txt", text)))
+    found = describe_passages(load_any(config))
+    assert (found.passages, found.groups, found.words) == (2, 2, 4)
+    assert found.counts == {"train": 2}
+    assert found.lengths["text"]["max"] == 3
+    assert found.lengths["title"]["min"] == 1
+    assert found.licenses == {"unknown": 2}
+    assert found.quarantined == {"no abstract line": 1}
+
+
 def test_labels_by_text_where_all_options_are_the_same(shared_data):
     found = describe(load_questions("pubmedqa", shared_data / "pubmedqa"))
     assert found.labels == {"maybe": 70, "no": 235, "yes": 395}
@@ -44,7 +58,7 @@ def test_labels_by_text_where_all_options_are_the_same(shared_data):
     assert found.lengths["context"]["max"] == 398
 
 
-def test_real_medquad_lengths(shared_data):
-    found = describe(load_questions("medquad", shared_data / "medquad"))
+def test_real_medquad_lengths(medquad):
+    found = describe(medquad)
     assert found.lengths["reference"]["median"] == 138
     assert found.lengths["reference"]["p75"] == 251

@@ -77,6 +77,13 @@ def test_forced_base_quarantines_what_lies_outside(write):
     assert "'cop' must be 0 to 3" in questions.quarantined[0].reason
 
 
+@pytest.mark.parametrize(("cops", "base", "other"), [([1, 2, 4], 0, 1), ([0, 3, 0], 1, 0)])
+def test_forced_base_that_shifts_every_label_is_a_clear_error(write, cops, base, other):
+    rows = [row(cop=cop, id=f"row-{n}") for n, cop in enumerate([*cops, None])]
+    with pytest.raises(DataError, match=f"'cop' counts from {other}.*Fix: set it to {other}"):
+        load_questions("medmcqa", write("dev.jsonl", rows), options={"cop_base": base})
+
+
 @pytest.mark.parametrize("base", [2, True, "one"])
 def test_unknown_base(write, base):
     with pytest.raises(BlenderMedError, match="cop_base"):

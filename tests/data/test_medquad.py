@@ -157,14 +157,9 @@ def test_hub_columns(hub):
     assert question.meta["question_type"] == "symptoms"
 
 
-@pytest.fixture(scope="module")
-def real(shared_data):
-    return load_questions("medquad", shared_data / "medquad")
-
-
-def test_real_counts(real):
-    assert len(real) == 13737
-    assert Counter(q.meta["source"] for q in real) == {
+def test_real_counts(medquad):
+    assert len(medquad) == 13737
+    assert Counter(q.meta["source"] for q in medquad) == {
         "CancerGov": 606,
         "GARD": 4558,
         "GHR": 4460,
@@ -175,33 +170,33 @@ def test_real_counts(real):
         "NHLBI": 473,
         "CDC": 220,
     }
-    types = Counter(q.meta["question_type"] for q in real)
+    types = Counter(q.meta["question_type"] for q in medquad)
     assert (types["information"], types["symptoms"], types["support groups"]) == (3816, 2310, 1)
     assert len(types) == 16
-    assert len({q.meta["document"] for q in real}) == 4612
-    assert len({q.id for q in real}) == 13737
+    assert len({q.meta["document"] for q in medquad}) == 4612
+    assert len({q.id for q in medquad}) == 13737
 
 
-def test_real_quarantine(real):
-    assert real.quarantined.reasons() == {
+def test_real_quarantine(medquad):
+    assert medquad.quarantined.reasons() == {
         "the answer is empty (removed by the source for copyright)": 120,
         "the answer is empty": 4,
     }
 
 
-def test_real_quirks(real):
-    assert not any(q.question.endswith(("? ?", " ?")) for q in real)
-    assert not any((q.reference or "").startswith(("Summary :", "Key Points")) for q in real)
-    assert any("<5%" in (q.reference or "") for q in real)
-    assert sum("subject" not in q.meta for q in real) > 0
-    assert "Topics" in {q.reference for q in real}
+def test_real_quirks(medquad):
+    assert not any(q.question.endswith(("? ?", " ?")) for q in medquad)
+    assert not any((q.reference or "").startswith(("Summary :", "Key Points")) for q in medquad)
+    assert any("<5%" in (q.reference or "") for q in medquad)
+    assert sum("subject" not in q.meta for q in medquad) > 0
+    assert "Topics" in {q.reference for q in medquad}
 
 
-def test_real_groups(real):
+def test_real_groups(medquad):
     by_question: dict[str, set[str]] = {}
-    for question in real:
+    for question in medquad:
         by_question.setdefault(question.question.lower(), set()).add(question.meta["group"])
     assert all(len(groups) == 1 for groups in by_question.values())
-    sizes = Counter(q.meta["group"] for q in real)
+    sizes = Counter(q.meta["group"] for q in medquad)
     assert len(sizes) == 4001
     assert max(sizes.values()) == 73

@@ -5,6 +5,8 @@ from collections import Counter
 import pytest
 
 from blender_med.data import load_questions
+from blender_med.data.config import DatasetConfig
+from blender_med.data.fingerprint import dataset_fingerprint
 from blender_med.errors import DataError
 
 ENTRY = {
@@ -57,6 +59,27 @@ def test_test_ids_named_by_an_option(write, tmp_path):
     assert [q.split for q in questions] == ["test", "train"]
     with pytest.raises(DataError):
         load_questions("pubmedqa", path, options={"test_ids": str(tmp_path / "none.json")})
+
+
+def test_test_ids_split_the_hub_s_rows_too(hub, write):
+    row = {"question": "Q?", "context": {"contexts": ["A."]}, "final_decision": "no"}
+    hub({"train": [{"pubid": 11, **row}, {"pubid": 22, **row}]})
+    ids = write("ids.json", {"22": "no"})
+    questions = load_questions("pubmedqa", options={"test_ids": str(ids)})
+    assert [(q.id, q.split) for q in questions] == [
+        ("pubmedqa/11", "train"),
+        ("pubmedqa/22", "test"),
+    ]
+
+
+def test_the_ids_are_part_of_the_fingerprint(write):
+    path = write("ori_pqal.json", DATA)
+    config = DatasetConfig(type="pubmedqa", path=str(path))
+    prints = [dataset_fingerprint(config)]
+    for ids in ({"22": "maybe"}, {"11": "yes"}):
+        write("test_ground_truth.json", ids)
+        prints.append(dataset_fingerprint(config))
+    assert len(set(prints)) == 3
 
 
 def test_split_files_of_the_authors(write):

@@ -9,7 +9,7 @@ from blender_med.recipes_folder import shipped_root
 
 RECIPES = sorted((shipped_root() / "data").glob("*.yaml"))
 LOCAL = {
-    "medquad": ("medquad", 13737),
+    "medquad": ("medquad/9_CDC_QA.zip", 220),
     "pubmedqa": ("pubmedqa", 700),
     "medqa": ("medqa", 873),
     "medmcqa": ("medmcqa", 3483),

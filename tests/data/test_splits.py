@@ -5,7 +5,6 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blender_med.data import load_questions
 from blender_med.data.groups import connected
 from blender_med.data.splits import resplit, with_dev_split
 from blender_med.records import Question
@@ -88,8 +87,8 @@ def test_connected_components():
     assert connected([]) == []
 
 
-def test_real_medquad_splits_share_no_document_focus_or_question(shared_data):
-    found = with_dev_split(load_questions("medquad", shared_data / "medquad"), seed=0)
+def test_real_medquad_splits_share_no_document_focus_or_question(medquad):
+    found = with_dev_split(medquad, seed=0)
     for name in ("document", "subject"):
         sides = {s: {q.meta.get(name, "") for q in found if q.split == s} for s in ("dev", "test")}
         assert sides["dev"] & sides["test"] <= {""}

@@ -60,6 +60,18 @@ def test_answers(write, answer, options, base, index):
     assert question.answer_index == index
 
 
+def test_answers_that_count_from_one_are_a_clear_error(write):
+    rows = [{"question": "Q?", "options": ["a", "b"], "answer": n} for n in (1, 2, "2", "b")]
+    path = write("m.jsonl", rows)
+    with pytest.raises(DataError, match="seem to count from 1: 2 are"):
+        load_questions("jsonl", path)
+    questions = load_questions("jsonl", path, options={"answer_base": 1})
+    assert [q.answer_index for q in questions] == [0, 1, 1, 1]
+    assert len(load_questions("jsonl", path, options={"answer_base": 0}).quarantined) == 2
+    with_zero = write("n.jsonl", [*rows, {**rows[0], "answer": 0}])
+    assert len(load_questions("jsonl", with_zero).quarantined) == 2
+
+
 @pytest.mark.parametrize(
     "options", [{"B": "b", "A": "a"}, '["a", "b"]', '{"A": "a", "B": "b"}', ["a", "b"]]
 )
