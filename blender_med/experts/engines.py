@@ -13,7 +13,7 @@ from typing import Any, Literal
 from blender_med.errors import ExpertError, MissingDependencyError
 from blender_med.experts.config import ExpertConfig
 from blender_med.experts.devices import visible_gpus
-from blender_med.experts.hub import cached_file
+from blender_med.experts.hub import hub_config
 from blender_med.experts.packages import converted_folder
 from blender_med.store.files import canonical_sha256, read_json
 
@@ -118,8 +118,8 @@ def _distribution(name: str) -> str | None:
 def engine_key(config: ExpertConfig, *, device: str | None = None) -> str:
     """Experts with the same key run in one engine process: same base, settings and device.
 
-    LoRA adapters, prompts, tokens and sampling differ within an engine; fake and server
-    experts have a key of their own.
+    LoRA adapters, prompts and sampling differ within an engine; the tokenizer does not, because
+    the engine turns tokens into text with it. Fake and server experts have a key of their own.
     """
     if config.engine in ("fake", "openai"):
         return canonical_sha256(["own", config.model_dump(mode="json")])[:16]
@@ -132,20 +132,20 @@ def engine_key(config: ExpertConfig, *, device: str | None = None) -> str:
         "template",
         "system",
         "sampling",
-        "tokenizer",
     }
     return canonical_sha256([device, config.model_dump(mode="json", exclude=own)])[:16]
 
 
 def model_config_file(config: ExpertConfig) -> Path | None:
-    """``config.json`` of the model, where it is on this machine already; None otherwise."""
+    """``config.json`` of the model; None where it is neither on this machine nor on the Hub.
+
+    A package's is known after the conversion.
+    """
     if config.package is not None:
         file = converted_folder(config) / "config.json"
         return file if file.is_file() else None
     local = Path(str(config.model)).expanduser() / "config.json"
-    return (
-        local if local.is_file() else cached_file(str(config.model), config.revision, "config.json")
-    )
+    return local if local.is_file() else hub_config(str(config.model), config.revision)
 
 
 def _model_config(config: ExpertConfig) -> dict[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from blender_med.errors import ExpertError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def is_local(model: str) -> bool:
@@ -34,7 +36,7 @@ def commit_hash(model: str, revision: str | None) -> str:
 
 
 def _looked_up(model: str, revision: str | None) -> str:
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
+    if not _HUB_ID.fullmatch(model):
         fix = "give an existing folder or a Hub id such as 'BioMistral/BioMistral-7B'"
         raise ExpertError("no such model folder", key="model", value=model, fix=fix)
     from httpx import HTTPError
@@ -63,6 +65,22 @@ def cached_file(model: str, revision: str | None, name: str) -> Path | None:
     commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
     file = repository / "snapshots" / (commit or "main") / name
     return file if file.is_file() else None
+
+
+@lru_cache
+def hub_config(model: str, revision: str | None) -> Path | None:
+    """``config.json`` of a Hub model, fetched where it is not here yet; None without a network."""
+    here = cached_file(model, revision, "config.json")
+    if here is not None or not _HUB_ID.fullmatch(model):
+        return here
+    from httpx import HTTPError
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(model, "config.json", revision=revision))
+    except (HTTPError, LocalEntryNotFoundError, OSError):
+        return None
 
 
 def _repository(model: str) -> Path:

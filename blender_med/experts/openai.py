@@ -112,6 +112,8 @@ class OpenAIExpert:
         for name in ("top_p", "top_k", "min_p", "repetition_penalty"):
             if getattr(sampling, name) != getattr(neutral, name):
                 body[name] = getattr(sampling, name)
+        if sampling.logprobs:
+            body["logprobs"] = True if chat else 1
         return body | ({"stop": list(sampling.stop)} if sampling.stop else {}) | self._extra
 
     def choice_logprobs(
@@ -276,7 +278,17 @@ def _completion(reply: Any) -> Completion:
     choice, usage = reply["choices"][0], reply.get("usage") or {}
     text = choice["message"]["content"] if "message" in choice else choice["text"]
     prompt, completion = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
-    return Completion(text or "", choice.get("finish_reason") or "stop", prompt, completion)
+    reason, loss = choice.get("finish_reason") or "stop", _logprob_sum(choice.get("logprobs"))
+    return Completion(text or "", reason, prompt, completion, loss)
+
+
+def _logprob_sum(logprobs: Any) -> float | None:
+    """Sum over the generated tokens, in the form of either endpoint; None where not asked for."""
+    if not logprobs:
+        return None
+    if logprobs.get("content") is not None:
+        return float(sum(token["logprob"] for token in logprobs["content"]))
+    return float(sum(logprobs["token_logprobs"]))
 
 
 def _echoed(reply: Any, expected: int) -> list[list[float]]:

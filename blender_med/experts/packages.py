@@ -21,17 +21,11 @@ from typing import Any
 
 from blender_med.errors import ExpertError, MissingDependencyError, shorten
 from blender_med.experts.config import ExpertConfig
+from blender_med.store.cache import cache_root
 from blender_med.store.files import file_sha256, read_json, write_json
 
 CONVERSION = 2  # part of every revision: raise it when the conversion changes what comes out
 _RECORD = "blender_med.json"
-
-
-def cache_dir() -> Path:
-    """Folder of converted models and memoised hashes: ``BLENDER_MED_CACHE`` or the user's."""
-    own = os.environ.get("BLENDER_MED_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own).expanduser() if own else Path(base) / "blender_med"
 
 
 def package_model_folder(config: ExpertConfig) -> Path:
@@ -70,7 +64,7 @@ def converted_folder(config: ExpertConfig) -> Path:
     name, _, version = str(config.package).partition("==")
     stem = Path(str(config.file)).stem
     mark = (config.sha256 or version or _distribution(config).version)[:16]
-    return cache_dir() / "models" / f"{name}-{stem}-{mark}-v{CONVERSION}"
+    return cache_root() / "models" / f"{name}-{stem}-{mark}-v{CONVERSION}"
 
 
 @contextmanager
@@ -100,6 +94,8 @@ def _distribution(config: ExpertConfig) -> Distribution:
 def _convert(config: ExpertConfig, folder: Path) -> None:
     found = _distribution(config)
     source = _file_in(found, str(config.file))
+    for left in folder.parent.glob(f".{folder.name}.*/"):  # by a conversion that was killed
+        shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         made = Path(temporary) / "model"
         _run_conversion(config, found, source, Path(temporary), made)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from blender_med.experts.config import ExpertConfig
 from blender_med.experts.hub import commit_hash, is_local
-from blender_med.experts.packages import CONVERSION, cache_dir, gguf_sha256
+from blender_med.experts.packages import CONVERSION, gguf_sha256
+from blender_med.store.cache import cache_root
 from blender_med.store.files import canonical_sha256, file_sha256, read_json, write_json
 
 # What decides a model's output: weights, settings, tokenizer, chat template, own code.
@@ -67,7 +68,7 @@ def folder_sha256(folder: Path) -> str:
     call does not read gigabytes again.
     """
     files = sorted(f for f in folder.iterdir() if f.is_file() and f.suffix in _SUFFIXES)
-    memo = _Memo(cache_dir() / "hashes.json")
+    memo = _Memo(cache_root() / "hashes.json")
     digest = canonical_sha256([[f.name, memo.sha256(f)] for f in files])
     memo.save()
     return digest

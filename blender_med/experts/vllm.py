@@ -178,7 +178,8 @@ class VllmEngine:
             return None
         from vllm.lora.request import LoRARequest
 
-        return LoRARequest(Path(path).name, self._adapters[path], path)
+        # vLLM takes requests of one name for one adapter, and many folders are named "adapter".
+        return LoRARequest(path, self._adapters[path], path)
 
 
 def _sampling_params(sampling: Sampling, n: int, seed: int) -> Any:

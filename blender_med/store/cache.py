@@ -23,7 +23,7 @@ _WAIT_SECONDS = 60.0
 def cache_root() -> Path:
     """Folder for caches: ``$BLENDER_MED_CACHE``, else the user's cache folder."""
     if configured := os.environ.get("BLENDER_MED_CACHE"):
-        return Path(configured)
+        return Path(configured).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "blender_med"
 

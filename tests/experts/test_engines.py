@@ -37,6 +37,30 @@ def test_auto_follows_the_architecture(
     assert (chosen, reason in why) == (engine, True)
 
 
+def test_auto_asks_the_hub_for_the_architecture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import httpx
+    import huggingface_hub
+
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    model(tmp_path, "NovelForCausalLM")
+    fetched: list[tuple[object, ...]] = []
+
+    def fetch(*names: object, revision: str | None) -> str:
+        if names[0] == "org/away":
+            raise httpx.ConnectError("no network")
+        fetched.append((*names, revision))
+        return str(tmp_path / "config.json")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    novel = ExpertConfig(name="m", model="org/novel", revision="v2")
+    assert [engine_choice(novel, device="cpu")[0] for _ in range(2)] == ["transformers"] * 2
+    assert fetched == [("org/novel", "config.json", "v2")]
+    away = engine_choice(ExpertConfig(name="m", model="org/away"), device="cpu")
+    assert (away[0], "not known" in away[1]) == ("vllm", True)
+
+
 def test_auto_without_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = {"vllm"}
     monkeypatch.setattr(engines, "find_spec", lambda name: None if name in missing else object())

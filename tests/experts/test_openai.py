@@ -62,10 +62,15 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.endswith("/chat/completions"):
             text = f"{body['messages'][-1]['content']} seed {body['seed']}"
             time.sleep(0.01 * (body["seed"] % 3))
-            choice = {"message": {"content": text}, "finish_reason": "length"}
+            choice: dict[str, Any] = {"message": {"content": text}, "finish_reason": "length"}
+            if body.get("logprobs") is True:
+                choice["logprobs"] = {"content": [{"token": "a", "logprob": -0.5}] * 3}
             return {"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 16}}
         if not body.get("echo"):
-            return {"choices": [{"text": f"plain {body['prompt']}", "finish_reason": "stop"}]}
+            plain: dict[str, Any] = {"text": f"plain {body['prompt']}", "finish_reason": "stop"}
+            if body.get("logprobs") == 1:
+                plain["logprobs"] = {"token_logprobs": [-0.25, -0.5]}
+            return {"choices": [plain]}
         return {"choices": [self.scored(i, text) for i, text in enumerate(body["prompt"])]}
 
     def scored(self, index: int, text: str) -> dict[str, Any]:
@@ -118,6 +123,14 @@ def test_tokens_and_reason_are_kept(server: Server) -> None:
     ((completion,),) = one.generate([one.render(QUESTIONS[0], 16)], SAMPLING, n=1, seeds=[0])
     assert (completion.prompt_tokens, completion.completion_tokens) == (7, 16)
     assert completion.finish_reason == "length"
+
+
+@pytest.mark.parametrize(("chat", "total"), [(True, -1.5), (False, -0.75)])
+def test_log_probabilities_where_asked_for(server: Server, chat: bool, total: float) -> None:
+    one = expert(server, chat=chat)
+    prompts, asked = [one.render(QUESTIONS[0], 16)], SAMPLING.model_copy(update={"logprobs": True})
+    assert one.generate(prompts, SAMPLING, n=1, seeds=[0])[0][0].logprob_sum is None
+    assert one.generate(prompts, asked, n=1, seeds=[0])[0][0].logprob_sum == total
 
 
 def test_plain_completions(server: Server) -> None:

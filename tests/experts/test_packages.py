@@ -70,7 +70,9 @@ def test_a_conversion_that_died_is_made_again(package: Path, conversions: list[P
     half = packages.converted_folder(config())
     half.mkdir(parents=True)
     (half / "config.json").write_text("{}")
+    (half.with_name(f".{half.name}.killed") / "model").mkdir(parents=True)
     assert read_json(package_model_folder(config()) / "blender_med.json") is not None
+    assert [p.name for p in half.parent.iterdir() if p.is_dir()] == [half.name]
 
 
 def test_missing_package_and_wrong_version(package: Path) -> None:

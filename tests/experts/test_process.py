@@ -92,7 +92,10 @@ def test_a_killed_engine_is_an_error_that_says_so(process: EngineProcess) -> Non
 
 
 @pytest.mark.parametrize("stopped", [True, False])
-def test_a_hanging_engine_is_ended(process: EngineProcess, stopped: bool) -> None:
+def test_a_hanging_engine_is_ended(
+    process: EngineProcess, stopped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blender_med.experts.process._GRACE_SECONDS", 0.5)
     if stopped:
         os.kill(process.pid, signal.SIGSTOP)
     with pytest.raises(ExpertError, match="did nothing for 2 s"):

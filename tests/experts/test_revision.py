@@ -6,8 +6,9 @@ import pytest
 
 from blender_med.errors import ExpertError, MissingDependencyError
 from blender_med.experts import ExpertConfig, hub, revision
-from blender_med.experts.packages import CONVERSION, cache_dir
+from blender_med.experts.packages import CONVERSION
 from blender_med.experts.revision import model_revision
+from blender_med.store.cache import cache_root
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -37,7 +38,7 @@ def test_a_second_call_reads_no_weights(tmp_path: Path, monkeypatch: pytest.Monk
     first = model_revision(config(folder))
     monkeypatch.setattr(revision, "file_sha256", lambda path: pytest.fail(f"read {path}"))
     assert model_revision(config(folder)) == first
-    assert (cache_dir() / "hashes.json").is_file()
+    assert (cache_root() / "hashes.json").is_file()
 
 
 def test_an_adapter_changes_it(tmp_path: Path) -> None:

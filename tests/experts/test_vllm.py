@@ -12,7 +12,7 @@ import pytest
 
 from blender_med.experts import ExpertConfig, Sampling, engine_choice, load_expert, load_experts
 from blender_med.experts.requests import EngineSpec
-from blender_med.experts.vllm import vllm_arguments, vllm_environment
+from blender_med.experts.vllm import VllmEngine, vllm_arguments, vllm_environment
 from blender_med.records import Question
 
 GREEDY = Sampling(max_tokens=16)
@@ -52,6 +52,15 @@ def test_settings_on_cuda() -> None:
     assert (arguments["tensor_parallel_size"], arguments["quantization"]) == (2, "awq")
     assert "enforce_eager" not in arguments
     assert "VLLM_CPU_KVCACHE_SPACE" not in vllm_environment(True, False)
+
+
+@pytest.mark.slow  # importing vLLM takes seconds
+@needs_vllm
+def test_adapters_in_folders_of_one_name_are_not_mixed_up() -> None:
+    engine = VllmEngine.__new__(VllmEngine)
+    engine._adapters = {"/first/adapter": 1, "/second/adapter": 2}
+    first, second = map(engine._lora, engine._adapters)
+    assert first != second  # vLLM compares adapters by their names
 
 
 def test_engine_options_go_on_top() -> None:
