@@ -31,7 +31,7 @@ def copy_recipe(
     from blender_med.recipes_folder import find_recipe
 
     source = find_recipe(recipe)
-    file = target / source.name if target.is_dir() else target
+    file = target if target.suffix in (".yaml", ".yml") else target / source.name
     if file.exists():
         fix = "name another target or remove that file"
         raise ConfigError("the target exists already", file=file, fix=fix)

@@ -25,6 +25,7 @@ def validate(
             typer.echo(f"ok: {recipe} ({validate_recipe(recipe, set_ or [])})")
         except BlenderMedError as error:
             wrong += 1
-            print(f"error: {error}", file=sys.stderr)
+            place = "" if error.file else f"{recipe}: "
+            print(f"error: {place}{error}", file=sys.stderr)
     if wrong:
         raise typer.Exit(2)

@@ -90,12 +90,6 @@ class CachedExpert:
         found = self._lookup(keys, compute, lambda value: int(value["prompt_tokens"]))
         return [Scored(ChoiceScores(tuple(v["logprobs"]), v["prompt_tokens"]), s) for v, s in found]
 
-    def close(self) -> None:
-        """Stop the engine and release the cache."""
-        self.expert.close()
-        if self._cache:
-            self._cache.close()
-
     def _lookup(
         self,
         keys: list[str],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -86,6 +87,11 @@ class ExpertConfig(Recipe):
         if value is not None and not re.fullmatch(r"[A-Za-z0-9._-]+(==[A-Za-z0-9.+!]+)?", value):
             raise ValueError("a package is written name or name==version")
         return value
+
+    @field_validator("model", "tokenizer", "lora")
+    @classmethod
+    def _without_tilde(cls, value: str | None) -> str | None:
+        return str(Path(value).expanduser()) if value and value.startswith("~") else value
 
     @field_validator("sampling")
     @classmethod

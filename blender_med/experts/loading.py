@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from blender_med.errors import ConfigError
 from blender_med.experts.base import Expert
 from blender_med.experts.config import ExpertConfig
 from blender_med.experts.engines import engine_choice, engine_key
+from blender_med.experts.hub import is_local
 from blender_med.prompts.templates import TEMPLATES
 from blender_med.registry import Registry, suggestion
 
 _log = logging.getLogger(__name__)
 _PACKAGE = Path(__file__).resolve().parent.parent
+# A Hub id, or what names a model inside a Python package.
+_SOURCE = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?|package:.+")
 
 ENGINES = Registry(
     "engine",
@@ -39,7 +43,11 @@ def expert_folders(folder: str | Path | None = None) -> list[Path]:
 
 
 def load_expert_config(
-    source: str | Path | Mapping[str, Any], folder: str | Path | None = None, *, key: str = ""
+    source: str | Path | Mapping[str, Any],
+    folder: str | Path | None = None,
+    *,
+    key: str = "",
+    file: str | Path | None = None,
 ) -> ExpertConfig:
     """Recipe of an expert.
 
@@ -47,32 +55,50 @@ def load_expert_config(
         source: Name of a recipe, path of a YAML file, or the recipe itself as a mapping.
         folder: Where named recipes are; None for the usual places.
         key: Where ``source`` stands in the calling recipe, for messages.
+        file: The calling recipe, for messages.
 
     Raises:
         ConfigError: No such recipe, or it is not valid.
     """
     if isinstance(source, Mapping):
-        return _checked(parse(ExpertConfig, dict(source), key=key), key=key)
+        return _checked(parse(ExpertConfig, dict(source), key=key, file=file), key=key, file=file)
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
-        path = _find(str(source), expert_folders(folder), key)
+        path = _find(str(source), expert_folders(folder), key, file)
     config = parse(ExpertConfig, load_yaml(path), file=path)
     return _checked(config, file=path)
 
 
-def _checked(config: ExpertConfig, *, key: str = "", file: Path | None = None) -> ExpertConfig:
-    where = ".".join(filter(None, [key, "template"]))
-    TEMPLATES.check(config.template, key=where, file=None if file is None else str(file))
+def _checked(
+    config: ExpertConfig, *, key: str = "", file: str | Path | None = None
+) -> ExpertConfig:
+    """The recipe, after a look at what pydantic cannot see: names, folders, engine options."""
+    prefix, place = f"{key}." if key else "", None if file is None else str(file)
+    TEMPLATES.check(config.template, key=f"{prefix}template", file=place)
+    if config.engine == "fake":
+        from blender_med.experts.fake import FakeOptions
+
+        parse(FakeOptions, config.engine_options, file=place, key=f"{prefix}engine_options")
+    if config.openai is None:
+        for name in ("model", "tokenizer", "lora"):
+            _check_source(getattr(config, name), key=f"{prefix}{name}", file=place)
     return config
 
 
-def _find(name: str, folders: Sequence[Path], key: str) -> Path:
+def _check_source(source: str | None, *, key: str, file: str | None) -> None:
+    if source is not None and not (is_local(source) or _SOURCE.fullmatch(source)):
+        fix = "give an existing folder or a Hub id such as 'BioMistral/BioMistral-7B'"
+        raise ConfigError("no such model folder", file=file, key=key, value=source, fix=fix)
+
+
+def _find(name: str, folders: Sequence[Path], key: str, file: str | Path | None) -> Path:
     for folder in folders:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     known = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
     fix = suggestion(name, known) if known else f"put {name}.yaml into {folders[0]}/"
-    raise ConfigError("no such expert recipe", key=key or "experts", value=name, fix=fix)
+    problem = "no such expert recipe"
+    raise ConfigError(problem, key=key or "experts", file=file, value=name, fix=fix)
 
 
 def load_expert(

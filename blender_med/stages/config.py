@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from blender_med.config import Recipe, speed_only
+from blender_med.config import InvalidValueError, Recipe, speed_only
 from blender_med.data.config import DatasetConfig
 from blender_med.experts.config import Sampling
 from blender_med.registry import Registry, suggestion
@@ -93,6 +94,15 @@ class GenerateConfig(Recipe):
     shard_size: int = speed_only(128, ge=1, description="questions per shard")
     devices: tuple[str, ...] | None = speed_only(None, description="None: every GPU, or the CPU")
     cache: bool = speed_only(True)
+
+    @field_validator("devices")
+    @classmethod
+    def _gpu_ids(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for device in value or ():
+            if not re.fullmatch(r"\d+|(GPU|MIG)-\S+", device):
+                fix = "name GPUs by their numbers, such as ['0', '1']; leave it out on a CPU"
+                raise InvalidValueError(f"'{device}' is no GPU", fix=fix)
+        return value
 
 
 class ScoreConfig(Recipe):

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from functools import partial
 from queue import Queue
 from typing import Any
 
 from blender_med.config import result_fields
+from blender_med.errors import ConfigError
 from blender_med.experts.cached import CachedExpert, cache_identity
 from blender_med.experts.config import ExpertConfig
 from blender_med.experts.devices import device_slots
 from blender_med.experts.engines import engine_choice, engine_key, on_cuda, resolved_dtype
 from blender_med.experts.loading import load_experts
 from blender_med.experts.revision import model_revision
+from blender_med.prompts.parse import PARSER
 from blender_med.records import Candidate, Question
 from blender_med.stages.answering import answer_questions
-from blender_med.stages.base import Advance, Reads, Stage, Unit, chunks
+from blender_med.stages.base import Advance, Reads, Run, Stage, Unit, chunks
 from blender_med.stages.config import GenerateConfig
 from blender_med.store.cache import GenerationCache
 
@@ -33,8 +35,13 @@ class Generate(Stage):
     writes = Candidate
     config: GenerateConfig
 
+    def __init__(self, config: GenerateConfig, run: Run) -> None:
+        super().__init__(config, run)
+        for expert in run.experts:
+            check_sampling(expert, config)
+
     def identity(self) -> dict[str, Any]:
-        """Adds each expert's settings, weights and engine."""
+        """Adds each expert's settings, weights and engine; the parser where it reads choices."""
         experts = [
             {
                 "config": result_fields(expert),
@@ -44,7 +51,8 @@ class Generate(Stage):
             }
             for expert in self.run.experts
         ]
-        return super().identity() | {"experts": experts}
+        parser = {"parser": PARSER} if "generative" in self.config.mcq.protocols else {}
+        return super().identity() | {"experts": experts} | parser
 
     def plan(self, shard_size: int | None) -> list[Unit]:
         """One unit per expert and range of questions."""
@@ -96,20 +104,45 @@ class Generate(Stage):
                 engine, reason = engine_choice(config)
                 self.run.note(f"{config.name}: engine {engine} ({reason})")
                 dtype = resolved_dtype(config, cuda=on_cuda(slot))
-                cache = GenerationCache(cache_identity(expert, engine, dtype))
-                cached = CachedExpert(expert, cache if self.config.cache else None)
-                for unit in units:
-                    yield unit, self._answer(cached, unit)
-                    advance(unit.size)
-                cache.close()
+                with self._cache(cache_identity(expert, engine, dtype)) as cache:
+                    cached = CachedExpert(expert, cache)
+                    for unit in units:
+                        yield unit, self._answer(cached, unit)
+                        advance(unit.size)
         finally:
             for expert in experts:
                 expert.close()
+
+    def _cache(self, identity: str) -> AbstractContextManager[GenerationCache | None]:
+        return closing(GenerationCache(identity)) if self.config.cache else nullcontext()
 
     def _answer(self, expert: CachedExpert, unit: Unit) -> list[Candidate]:
         start, stop = (int(number) for number in unit.name.rsplit("-", 2)[1:])
         questions: Sequence[Question] = self.run.questions[start:stop]
         return answer_questions(expert, questions, self.config, seed=self.run.recipe.seed)
+
+
+def check_sampling(expert: ExpertConfig, config: GenerateConfig) -> None:
+    """Check the settings of the stage with those of one expert on top.
+
+    Raises:
+        ConfigError: Samples would be equal, or an answer that the recipe asks for is as long as
+            everything that the expert can read.
+    """
+    for task, settings in (("long", config.long), ("mcq", config.mcq)):
+        sampling = expert.sampling_with(settings.sampling)
+        if settings.samples > 1 and sampling.temperature == 0:
+            problem = f"expert '{expert.name}' answers greedily, so its samples would be equal"
+            fix = "give its recipe a sampling.temperature above 0, or ask for one sample"
+            key = f"generate.{task}.samples"
+            raise ConfigError(problem, key=key, value=settings.samples, fix=fix)
+        if task in config.model_fields_set and sampling.max_tokens >= expert.max_model_len:
+            problem = (
+                f"no room for a prompt in the {expert.max_model_len} tokens of '{expert.name}'"
+            )
+            fix = "lower it, or raise the expert's max_model_len"
+            key = f"generate.{task}.sampling.max_tokens"
+            raise ConfigError(problem, key=key, value=sampling.max_tokens, fix=fix)
 
 
 def _side_by_side(

@@ -22,8 +22,14 @@ def open_recipe(path: Path, overrides: Iterable[str] = (), *, verbose: bool = Fa
     """
     file = find_recipe(path)
     tree = apply_overrides(with_long_stages(load_yaml(file)), overrides)
+    if "stages" not in tree:
+        fix = "name one of the recipes in pipelines/, or add 'stages'"
+        raise ConfigError("not a pipeline recipe: it has no 'stages'", file=file, fix=fix)
     recipe = parse(PipelineRecipe, tree, file=file)
-    experts = tuple(load_expert_config(expert) for expert in recipe.experts)
+    experts = tuple(
+        load_expert_config(expert, key=f"experts.{i}", file=file)
+        for i, expert in enumerate(recipe.experts)
+    )
     _check_names(experts, file)
     return Run(recipe, experts, Path(recipe.output_dir) / recipe.name, verbose=verbose)
 

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from blender_med.config import apply_overrides, load_yaml, parse
-from blender_med.data.config import DatasetConfig
+from blender_med.data.config import DATASETS, DatasetConfig
 from blender_med.errors import ConfigError, DataError
 from blender_med.experts.loading import load_expert_config
 from blender_med.recipes_folder import find_recipe
+from blender_med.records import Question
 from blender_med.stages.pipeline import open_recipe
 from blender_med.stages.runner import stages_of
 
@@ -21,12 +22,13 @@ def validate_recipe(path: Path, overrides: Iterable[str] = ()) -> str:
         BlenderMedError: The first problem, with key and fix.
     """
     file = find_recipe(path)
-    tree = apply_overrides(load_yaml(file), overrides)
+    tree = load_yaml(file)
     if "stages" in tree or "dataset" in tree:
         _check_pipeline(file, overrides)
         return "pipeline"
+    tree = apply_overrides(tree, overrides)
     if "engine" in tree or "model" in tree or "package" in tree:
-        load_expert_config(tree)
+        load_expert_config(tree, file=file)
         return "expert"
     if "type" in tree:
         check_dataset(parse(DatasetConfig, tree, file=file), file, key=None)
@@ -38,15 +40,36 @@ def validate_recipe(path: Path, overrides: Iterable[str] = ()) -> str:
 def _check_pipeline(file: Path, overrides: Iterable[str]) -> None:
     run = open_recipe(file, overrides)
     check_dataset(run.recipe.dataset, file, key="dataset.path")
+    check_questions(run.recipe.dataset, file)
     stages_of(run)
 
 
-def check_dataset(dataset: DatasetConfig, file: Path, key: str | None) -> None:
-    """Check that a local path of a data set exists; a Hub id is left for the run.
+def check_questions(dataset: DatasetConfig, file: Path) -> None:
+    """Check that a pipeline will find questions in its data set.
 
     Raises:
+        ConfigError: The type holds passages, or needs a path and has none.
+    """
+    loader = DATASETS.load(dataset.type)
+    if loader.record is not Question:
+        fix = "name a type of questions; passages are for pretraining"
+        problem = "a pipeline needs questions, this type holds passages"
+        raise ConfigError(problem, file=file, key="dataset.type", value=dataset.type, fix=fix)
+    if dataset.path is None and loader.hub is None and not loader.is_shipped:
+        fix = "name a local file or folder, for example --set dataset.path=PATH"
+        raise ConfigError(
+            f"type {dataset.type} needs a path", file=file, key="dataset.path", fix=fix
+        )
+
+
+def check_dataset(dataset: DatasetConfig, file: Path, key: str | None) -> None:
+    """Check the options and the local path of a data set; a Hub id is left for the run.
+
+    Raises:
+        ConfigError: The type has no such option or column.
         DataError: The path is neither a local file or folder nor shaped like a Hub id.
     """
+    DATASETS.load(dataset.type)(dataset)
     path = dataset.path
     if path is None or dataset.is_local or _looks_like_hub_id(path):
         return

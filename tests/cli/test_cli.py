@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import logging
 import sys
 
 import pytest
@@ -20,7 +22,10 @@ def cli(monkeypatch, capsys):
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
-    return run
+    yield run
+    own = logging.getLogger("blender_med")
+    own.handlers, own.propagate = [], True
+    own.setLevel(logging.NOTSET)
 
 
 def test_run_writes_the_tables_and_prints_the_short_one(
@@ -115,6 +120,44 @@ def test_validate_reports_every_recipe(cli, recipe_tree, save_recipe) -> None:
     assert "stage 'score' reads the output of" in error
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.score.metrics=[rougel]", "key 'stages.2.metrics': unknown metric 'rougel'"),
+        ("stages.evaluate.methods=[mbrr]", "did you mean 'mbr'"),
+        ("dataset.type=csv", ""),
+        ("dataset={type: pmc_oa}", "key 'dataset.type': a pipeline needs questions"),
+        ("dataset.options.no=1", "key 'dataset.options.no': unknown option"),
+        ("dataset={type: csv}", "key 'dataset.path': type csv needs a path"),
+        ("dataset={type: medqua}", "key 'dataset.type': unknown data set type"),
+        ("experts.good.engine_options.accuracy=2", "key 'experts.0.engine_options.accuracy'"),
+        ("experts=[{name: x, model: /none}]", "key 'experts.0.model': no such model folder"),
+        ("stages.generate.devices=['cuda:0']", "key 'stages.1.devices': 'cuda:0' is no GPU"),
+        ("experts=[smollm]", "key 'experts.0': no such expert recipe"),
+        ("experts.good.sampling.temperature=0", "'good' answers greedily"),
+        ("stages.generate.long.sampling.max_tokens=4000", "no room for a prompt in the 2048"),
+    ],
+)
+def test_validate_names_key_and_fix(cli, recipe_tree, save_recipe, override, message) -> None:
+    code, _, error = cli("validate", save_recipe(recipe_tree), "--set", override)
+    assert code == (2 if message else 0), error
+    assert message in error
+    assert not message or ("Fix:" in error and "demo.yaml" in error)
+
+
+def test_validate_without_needless_complaints(cli, recipe_tree, save_recipe) -> None:
+    """Long answers that the default would allow are no mistake of a multiple-choice recipe."""
+    recipe_tree["stages"][1].pop("long")
+    recipe_tree["experts"][0]["max_model_len"] = 100
+    assert cli("validate", save_recipe(recipe_tree))[0] == 0
+
+
+def test_another_recipe_is_no_pipeline(cli) -> None:
+    code, _, error = cli("run", "experts/fake.yaml")
+    assert code == 2
+    assert "it has no 'stages'" in error
+
+
 def test_recipes_can_be_listed_and_copied(cli, tmp_path) -> None:
     code, out, _ = cli("recipes", "list")
     assert code == 0
@@ -124,12 +167,37 @@ def test_recipes_can_be_listed_and_copied(cli, tmp_path) -> None:
     code, _, error = cli("recipes", "copy", "pipelines/quickstart.yaml", tmp_path)
     assert code == 2
     assert "exists already" in error
+    assert cli("recipes", "copy", "pipelines/quickstart.yaml", tmp_path / "new")[0] == 0
+    assert (tmp_path / "new" / "quickstart.yaml").is_file()
+    assert cli("recipes", "copy", "pipelines/quickstart.yaml", tmp_path / "mine.yaml")[0] == 0
+    assert (tmp_path / "mine.yaml").is_file()
 
 
 def test_describe_prints_counts(cli) -> None:
     code, out, _ = cli("data", "describe", "data/sample.yaml")
     assert code == 0
     assert "cardiology" in out
+
+
+def test_brackets_in_the_data_are_no_markup(cli, tmp_path) -> None:
+    row = {"question": "Q?", "reference": "r", "subject": "[/bold] [3H]thymidine"}
+    (tmp_path / "m.jsonl").write_text(json.dumps(row))
+    code, out, _ = cli(
+        "data", "describe", "data/own_questions.yaml", "--set", "type=jsonl",
+        "--set", "columns={}", "--set", f"path={tmp_path / 'm.jsonl'}",
+    )  # fmt: skip
+    assert code == 0
+    assert "[/bold] [3H]thymidine" in out
+
+
+def test_describe_counts_passages_too(cli, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("1|t|Title\n1|a|An abstract.\n\n2|t|Alone\n")
+    place = f"path={tmp_path / 'a.txt'}"
+    code, out, _ = cli("data", "describe", "data/pubmed_abstracts.yaml", "--set", place)
+    assert code == 0
+    assert "1 passages, 2 words, in 1 groups, 1 rows quarantined\n" in out
+    assert "no abstract line" in (tmp_path / "pubmed_abstracts.quarantine.csv").read_text()
 
 
 def test_overlap_of_a_set_with_itself_and_another(cli, recipe_tree, save_recipe, tmp_path) -> None:

@@ -52,11 +52,37 @@ def test_the_current_folder_comes_first(tmp_path: Path, monkeypatch: pytest.Monk
         ({"name": "x", "engine": "fake", "template": "chatml"}, "unknown prompt template"),
         ({"name": "x", "model": "m", "engine": "openai"}, "section 'openai'"),
         ({"name": "x", "package": "p; rm"}, "name or name==version"),
+        ({"name": "x", "model": "./none"}, "key 'model': no such model folder"),
+        ({"name": "x", "model": "org/name/more"}, "key 'model': no such model folder"),
+        ({"name": "x", "model": "org/name", "lora": "/none"}, "key 'lora': no such model folder"),
+        (
+            {"name": "x", "engine": "fake", "engine_options": {"accuracy": 2}},
+            "key 'engine_options.accuracy': input should be less than or equal to 1",
+        ),
     ],
 )
 def test_mistakes_name_the_fix(source: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_expert_config(source)  # type: ignore[arg-type]
+
+
+def test_mistakes_name_the_place_in_the_calling_recipe() -> None:
+    place = {"key": "experts.1", "file": "pipeline.yaml"}
+    with pytest.raises(ConfigError, match=r"pipeline\.yaml, key 'experts\.1\.template'"):
+        load_expert_config({"name": "x", "engine": "fake", "template": "none"}, **place)
+    with pytest.raises(ConfigError, match=r"pipeline\.yaml, key 'experts\.1': no such expert"):
+        load_expert_config("none", **place)
+
+
+def test_a_server_names_its_models_as_it_likes_and_a_tilde_is_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = {"base_url": "http://localhost:1/v1"}
+    load_expert_config({"name": "x", "engine": "openai", "model": "/models/x", "openai": server})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "adapter").mkdir()
+    config = load_expert_config({"name": "x", "model": "m", "lora": "~/adapter"})
+    assert config.lora == str(tmp_path / "adapter")
 
 
 def config(**values: object) -> ExpertConfig:
@@ -68,6 +94,7 @@ def test_adapters_of_one_base_share_an_engine() -> None:
     assert engine_key(base) == engine_key(config(name="b", lora="adapter", template="alpaca"))
     assert engine_key(base) == engine_key(config(sampling={"temperature": 0.5}))
     assert engine_key(base) != engine_key(config(dtype="float32"))
+    assert engine_key(base) != engine_key(config(tokenizer="org/other"))
     assert engine_key(base) != engine_key(base, device="cuda:1")
     fakes = [ExpertConfig(name=n, engine="fake") for n in ("a", "b")]
     assert engine_key(fakes[0]) != engine_key(fakes[1])
