@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import yaml
 
 from blender_med.config import load_yaml, parse
-from blender_med.errors import ConfigError
+from blender_med.errors import BlenderMedError, ConfigError
 from blender_med.records import Record
 from blender_med.registry import suggestion
 from blender_med.stages.base import Run, Stage, Unit
@@ -35,6 +35,8 @@ from blender_med.store.shards import part_path, part_paths, part_rows
 logger = logging.getLogger(__name__)
 
 Action = Literal["run", "resume", "skip", "excluded"]
+
+_RECIPE = "recipe.yaml"
 
 
 class Executor(Protocol):
@@ -103,12 +105,13 @@ def run_pipeline(run: Run, executor: Executor, selection: Selection) -> list[Sta
     """
     names = list(run.recipe.stage_names())
     selection.check(names)
-    save_recipe(run)
     stages, done, inputs = stages_of(run), [], dict[str, str]()
+    is_new = not _is_saved(run)
+    save_recipe(run)
     for stage in stages:
         if not selection.covers(stage.name, names):
             inputs[stage.name] = _existing_fingerprint(stage, needed=stages)
-            done.append(StagePlan(stage.name, "excluded", "not selected"))
+            done.append(_excluded(stage, is_new=is_new))
             continue
         current, plan = _decide(stage, inputs, force=selection.force)
         inputs[stage.name] = current
@@ -130,7 +133,7 @@ def dry_run(run: Run, selection: Selection) -> list[StagePlan]:
     plans, inputs, changed = [], dict[str, str](), set[str]()
     for stage in stages_of(run):
         if not selection.covers(stage.name, names):
-            plans.append(StagePlan(stage.name, "excluded", "not selected"))
+            plans.append(_excluded(stage, is_new=not _is_saved(run)))
             inputs[stage.name] = _recorded_fingerprint(stage) or ""
             continue
         stale = [r.stage for r in stage.reads if r.stage in changed]
@@ -150,14 +153,40 @@ def status(run: Run) -> list[StagePlan]:
     return [_state(stage) for stage in stages_of(run)]
 
 
+def _excluded(stage: Stage, *, is_new: bool) -> StagePlan:
+    """Plan of a stage that is not selected; warns where its results are of another recipe."""
+    manifest = read_manifest(stage.folder)
+    keys = _changed_settings(stage, manifest) if is_new and manifest else []
+    reason = f"its results are of other settings: {', '.join(keys)}" if keys else "not selected"
+    if keys:
+        logger.warning("%s is not selected, but %s", stage.name, reason)
+    return StagePlan(stage.name, "excluded", reason)
+
+
+def _changed_settings(stage: Stage, manifest: Manifest) -> list[str]:
+    try:
+        return _differences(manifest.identity, stage.identity())
+    except BlenderMedError:  # the weights or the data may be on another machine
+        return []
+
+
 def save_recipe(run: Run) -> None:
     """Keep the recipe as it is run (overrides applied) beside its results."""
+    write_text(run.folder / _RECIPE, _recipe_text(run))
+
+
+def _is_saved(run: Run) -> bool:
+    """Whether the run directory is of exactly this recipe."""
+    file = run.folder / _RECIPE
+    return file.is_file() and file.read_text(encoding="utf-8") == _recipe_text(run)
+
+
+def _recipe_text(run: Run) -> str:
     tree = {
         "recipe": run.recipe.model_dump(mode="json", exclude_unset=True),
         "experts": [e.model_dump(mode="json", exclude_unset=True) for e in run.experts],
     }
-    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-    write_text(run.folder / "recipe.yaml", text)
+    return str(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
 
 
 def open_run(folder: Path, *, verbose: bool = False) -> Run:
@@ -168,7 +197,7 @@ def open_run(folder: Path, *, verbose: bool = False) -> Run:
     """
     from blender_med.experts.config import ExpertConfig
 
-    file = folder / "recipe.yaml"
+    file = folder / _RECIPE
     if not file.is_file():
         fix = "name a run directory, such as runs/quickstart"
         raise ConfigError("no run here (recipe.yaml is missing)", file=folder, fix=fix)
@@ -202,9 +231,17 @@ def _why(stage: Stage, manifest: Manifest | None, read: dict[str, str]) -> str:
     changed = [name for name, value in read.items() if manifest.inputs.get(name) != value]
     if changed:
         return f"its input '{changed[0]}' changed"
-    identity = stage.identity()
-    keys = [k for k in identity if manifest.identity.get(k) != identity[k]]
+    keys = _differences(manifest.identity, stage.identity())
     return f"its settings changed: {', '.join(keys)}" if keys else "the record format changed"
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """Dotted keys at which two trees of plain data differ; the stage's own stand without prefix."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        prefix = "" if key in ("", "config") else f"{key}."
+        inner = sorted({*old, *new})
+        return [d for k in inner for d in _differences(old.get(k), new.get(k), f"{prefix}{k}")]
+    return [] if old == new else [key]
 
 
 def _is_complete(stage: Stage, manifest: Manifest) -> bool:
@@ -295,8 +332,8 @@ def _existing_fingerprint(stage: Stage, needed: Sequence[Stage]) -> str:
     recorded = _recorded_fingerprint(stage)
     readers = [s.name for s in needed if stage.name in [r.stage for r in s.reads]]
     if recorded is None and readers:
-        fix = f"run without --only/--from first, or add '{stage.name}'"
-        raise ConfigError(f"stage '{stage.name}' has no results yet", key="--only", fix=fix)
+        fix = f"run the whole pipeline first, or select '{stage.name}' too"
+        raise ConfigError(f"stage '{stage.name}' has no results yet", fix=fix)
     return recorded or ""
 
 

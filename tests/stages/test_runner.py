@@ -8,9 +8,12 @@ import pytest
 from blender_med.errors import ConfigError, ExpertError
 from blender_med.executors.local import LocalExecutor
 from blender_med.executors.progress import ProgressDisplay
+from blender_med.experts.fake import FakeExpert
 from blender_med.records import Candidate, Question
+from blender_med.stages import generate
 from blender_med.stages.pipeline import open_recipe
 from blender_med.stages.runner import Selection, dry_run, open_run, run_pipeline, status
+from blender_med.store.cache import cache_root
 from blender_med.store.shards import part_paths, read_parts
 
 
@@ -104,15 +107,33 @@ def test_failed_stage_continues_where_it_failed(recipe_tree, save_recipe) -> Non
     assert states["score"] == "run"
 
 
-def test_generation_cache_survives_a_lost_run_directory(recipe_tree, save_recipe) -> None:
+def test_generation_cache_survives_a_lost_run_directory(
+    recipe_tree, save_recipe, monkeypatch
+) -> None:
     path = save_recipe(recipe_tree)
     run, _, _ = go(path)
     before = list(read_parts(run.stage_folder("generate"), Candidate))
-    # Would fail on its first request, if it were asked at all.
-    recipe_tree["name"] = "other"
-    path = save_recipe(recipe_tree)
-    cached, _, _ = go(path)
+    monkeypatch.setattr(FakeExpert, "_request", lambda self: pytest.fail("the expert was asked"))
+    cached, _, _ = go(path, "name=other")
     assert list(read_parts(cached.stage_folder("generate"), Candidate)) == before
+
+
+def test_without_the_cache_none_is_made(recipe_tree, save_recipe) -> None:
+    go(save_recipe(recipe_tree), "stages.generate.cache=false")
+    assert not (cache_root() / "generations").exists()
+
+
+def test_a_changed_parser_reads_generated_choices_again(
+    recipe_tree, save_recipe, monkeypatch
+) -> None:
+    path = save_recipe(recipe_tree)
+    go(path)
+    monkeypatch.setattr(generate, "PARSER", generate.PARSER + 1)
+    assert go(path)[1]["generate"] == "run"
+    scored = ["stages.generate.mcq={}", "name=scored"]
+    go(path, *scored)
+    monkeypatch.setattr(generate, "PARSER", generate.PARSER + 1)
+    assert go(path, *scored)[1]["generate"] == "skip"
 
 
 def test_experts_side_by_side_give_the_same_candidates(recipe_tree, save_recipe) -> None:
@@ -138,6 +159,22 @@ def test_selection(recipe_tree, save_recipe) -> None:
     }  # fmt: skip
 
 
+def test_results_of_another_recipe_are_named(recipe_tree, save_recipe, caplog) -> None:
+    path = save_recipe(recipe_tree)
+    go(path)
+    others = ["dataset.limit=10", "stages.score.metrics=[rougeL, correct]", "seed=9"]
+    only = Selection(only=("evaluate",))
+    plans = {plan.name: plan for plan in dry_run(open_recipe(path, others), only)}
+    assert plans["prepare"].reason == "its results are of other settings: dataset.limit, seed"
+    assert plans["score"].reason == "its results are of other settings: metrics, seed"
+    caplog.clear()
+    go(path, *others, selection=only)
+    assert "prepare is not selected, but its results are of other settings" in caplog.text
+    caplog.clear()
+    go(path, *others, selection=Selection(only=("report",)))
+    assert "other settings" not in caplog.text
+
+
 def test_dry_run_says_what_and_why_and_writes_nothing(recipe_tree, save_recipe) -> None:
     path = save_recipe(recipe_tree)
     run = open_recipe(path)
@@ -149,7 +186,7 @@ def test_dry_run_says_what_and_why_and_writes_nothing(recipe_tree, save_recipe) 
     go(path)
     plans = dry_run(open_recipe(path, ["stages.2.metrics=[rougeL, correct]"]), Selection())
     assert [p.action for p in plans] == ["skip", "skip", "run", "run", "run"]
-    assert "config" in plans[2].reason
+    assert plans[2].reason == "its settings changed: metrics"
 
 
 def test_status_and_reopen(recipe_tree, save_recipe) -> None:
