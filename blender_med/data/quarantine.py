@@ -11,10 +11,9 @@ from typing import Any
 
 from blender_med.errors import DataError, shorten
 from blender_med.records import Passage, Question
-from blender_med.store.files import atomic_path
+from blender_med.store.files import atomic_path, spreadsheet_text
 
 _LONGEST_CONTENT = 500
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +59,8 @@ class QuarantinedRows(list[QuarantinedRow]):
             writer = csv.writer(file)  # its "\r\n" makes it quote cells with either character
             writer.writerow(["file", "position", "reason", "content"])
             for row in self:
-                writer.writerow(
-                    [_inert(cell) for cell in (row.file, row.position, row.reason, row.content)]
-                )
-
-
-def _inert(cell: str) -> str:
-    return "'" + cell if cell.startswith(_FORMULA_STARTS) else cell
+                cells = (row.file, row.position, row.reason, row.content)
+                writer.writerow([spreadsheet_text(cell) for cell in cells])
 
 
 def shortened(content: Any) -> str:

@@ -22,9 +22,7 @@ from blender_med.reports.columns import (
     slice_cells,
 )
 from blender_med.stages.comparison import Comparison
-from blender_med.store.files import atomic_path
-
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+from blender_med.store.files import atomic_path, spreadsheet_text
 
 
 def write_tables(folder: Path, comparison: Comparison) -> list[Path]:
@@ -93,9 +91,3 @@ def spreadsheet_cell(cell: Cell) -> str:
     if isinstance(cell, float):
         return f"{cell:.9g}"
     return str(cell) if isinstance(cell, int) else spreadsheet_text(cell)
-
-
-def spreadsheet_text(text: str) -> str:
-    """``text`` with NUL and lone surrogates escaped, and an apostrophe before a formula."""
-    clean = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
-    return f"'{clean}" if clean.startswith(_FORMULA_STARTS) else clean

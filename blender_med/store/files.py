@@ -13,6 +13,7 @@ from typing import Any
 from blender_med.errors import StoreError
 
 _BLOCK = 1 << 20
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 @contextmanager
@@ -57,6 +58,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def spreadsheet_text(text: str) -> str:
+    """``text`` with NUL and lone surrogates escaped, and an apostrophe before a formula."""
+    clean = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+    return f"'{clean}" if clean.startswith(_FORMULA_STARTS) else clean
 
 
 def read_json(path: Path) -> Any | None:

@@ -9,7 +9,7 @@ from blender_med.data.quarantine import QuarantinedRow, QuarantinedRows, shorten
 
 
 def test_csv_cells_cannot_run_as_formulas(tmp_path):
-    formulas = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"]
+    formulas = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1+1"]
     found = QuarantinedRows(QuarantinedRow("f", "1", f, f) for f in formulas)
     found.write_csv(tmp_path / "quarantine.csv")
     with (tmp_path / "quarantine.csv").open(newline="", encoding="utf-8") as file:
