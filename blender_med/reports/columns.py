@@ -90,6 +90,7 @@ def answer_cells(row: AnswerRow) -> Sections:
         "question": row.question,
         "context": row.context,
         "options": row.options,
+        "gold": row.gold,
         "reference": row.reference,
     }
     candidates: Cells = {}

@@ -282,7 +282,7 @@ def test_answer_rows_show_every_candidate_and_answer():
     assert [r.question_id for r in rows] == [q.id for q in questions]
     first = rows[0]
     assert first.options == "A. w\nB. x\nC. y\nD. z"
-    assert first.reference == "ABCD"[questions[0].answer_index]
+    assert first.gold == "ABCD"[questions[0].answer_index]
     assert [c.key for c in first.candidates] == ["a#0", "b#0", "c#0"]
     by_method = {a.method: a for a in first.answers}
     assert by_method["expert:a"].candidate == "a#0"

@@ -102,7 +102,7 @@ def test_answers_table_streams_every_candidate(comparison, tmp_path):
     assert rows[1]["good#0.rougeL"] == "1"
     assert rows[1]["mbr.candidate"] in {"good#0", "poor#0"}
     mcq = rows[-1]
-    assert (mcq["options"], mcq["reference"], mcq["majority_vote.choice"]) == (
+    assert (mcq["options"], mcq["gold"], mcq["majority_vote.choice"]) == (
         "A. x\nB. y",
         "B",
         "A",

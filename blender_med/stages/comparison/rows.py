@@ -152,8 +152,8 @@ class AnswerCell:
 class AnswerRow:
     """One question with all its candidates and every method's answer.
 
-    ``reference`` is the reference text, or the label of the right option. ``options`` are the
-    labelled options, one a line.
+    ``reference`` is the reference text or explanation, ``gold`` the label of the right option; ""
+    where there is none. ``options`` are the labelled options, one a line.
     """
 
     block: Block
@@ -161,6 +161,7 @@ class AnswerRow:
     question: str
     context: str
     options: str
+    gold: str
     reference: str
     primary: str
     candidates: tuple[CandidateCell, ...]
