@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from blender_med.blender import Blender, BlenderConfig
     from blender_med.data import load_passages, load_questions
     from blender_med.errors import BlenderMedError
     from blender_med.records import Answer, Candidate, Passage, Question, Ranking, Score
@@ -18,6 +19,8 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "Answer": "blender_med.records",
+    "Blender": "blender_med.blender",
+    "BlenderConfig": "blender_med.blender",
     "BlenderMedError": "blender_med.errors",
     "Candidate": "blender_med.records",
     "Passage": "blender_med.records",
@@ -30,6 +33,8 @@ _EXPORTS = {
 
 __all__ = [
     "Answer",
+    "Blender",
+    "BlenderConfig",
     "BlenderMedError",
     "Candidate",
     "Passage",

@@ -20,7 +20,7 @@ LAYERS = [
     {"store", "prompts", "metrics"},
     {"data"},
     {"experts", "rankers", "fusers"},
-    {"training"},
+    {"training", "blender"},
     {"stages"},
     {"executors"},
     {"reports"},

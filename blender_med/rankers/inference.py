@@ -12,7 +12,7 @@ from blender_med.rankers.collate import PairEncoder
 from blender_med.rankers.contest import Contest, contests
 from blender_med.rankers.pairranker import PairRanker
 from blender_med.rankers.scorer import PairScorer
-from blender_med.rankers.strategies import Strategy, full
+from blender_med.rankers.strategies import MEET_THEMSELVES, Strategy
 from blender_med.rankers.strategies import strategy as strategy_named
 
 # Comparisons of a window. More share batches with less padding; fewer keep memory small and
@@ -45,8 +45,9 @@ def rank_questions(
     rankings: Rankings = []
     for window in _windows([len(group) for group in candidates]):
         group = contests(
-            sources[window], candidates[window], encoder, compare_equals=compare is full
-        )
+            sources[window], candidates[window], encoder,
+            compare_equals=compare in MEET_THEMSELVES,
+        )  # fmt: skip
         _settle(group, compare, scorer, encoder, batch_tokens)
         rankings += [contest.result(aggregate) for contest in group]
         if advance is not None:

@@ -40,7 +40,25 @@ def bubble(logits: Floats) -> Comparisons:
     return []
 
 
-STRATEGIES: dict[str, Strategy] = {"full": full, "bubble": bubble}
+def bubble_worst(logits: Floats) -> Comparisons:
+    """One pass for the worst candidate: the worse of two goes on; a tie lets the later one go."""
+    return bubble(-logits)
+
+
+def one_order(logits: Floats) -> Comparisons:
+    """Two candidates in their order only: the first stands first. Of more, the first and last."""
+    last = len(logits) - 1
+    return [(0, last)] if np.isnan(logits[0, last]) else []
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "full": full,
+    "bubble": bubble,
+    "bubble_worst": bubble_worst,
+    "one_order": one_order,
+}
+# In these a candidate that stands more than once meets itself too, as in llm-blender.
+MEET_THEMSELVES = frozenset({full, one_order})
 
 
 def strategy(name: str) -> Strategy:
