@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from blender_med.blender.drop_in import Blender, BlenderConfig
+from blender_med.blender.drop_in import Blender
+from blender_med.blender.ranking import BlenderConfig
 
 __all__ = ["Blender", "BlenderConfig"]

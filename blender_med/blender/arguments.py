@@ -38,7 +38,7 @@ def check_batch_size(batch_size: int) -> None:
         raise ConfigError("an empty batch", key="batch_size", value=batch_size, fix=fix)
 
 
-def check_texts(name: str, texts: Sequence[str], count: int | None = None) -> None:
+def check_texts(name: str, texts: Sequence[Any], count: int | None = None) -> None:
     """Check that an argument is a list of texts, one for each of ``count`` inputs.
 
     Raises:
@@ -102,7 +102,7 @@ def repeated(texts: Sequence[str], sizes: Sequence[int]) -> list[str]:
     return list(chain.from_iterable(map(repeat, texts, sizes)))
 
 
-def rows(values: Sequence[Sequence[float]], dtype: Any) -> Rows:
+def rows(values: Sequence[Sequence[float] | NDArray[Any]], dtype: Any) -> Rows:
     """An array [n, k], or where the k differ a list of n arrays."""
     if len({len(row) for row in values}) > 1:
         return [np.array(row, dtype=dtype) for row in values]

@@ -74,7 +74,7 @@ def _f1(hits: int, candidate_size: int, reference_size: int) -> float:
 
 @lru_cache
 def _stemmer() -> Any:
-    from nltk.stem.porter import PorterStemmer  # type: ignore[import-untyped]
+    from nltk.stem.porter import PorterStemmer
 
     return PorterStemmer()
 

@@ -125,7 +125,7 @@ def _words(text: str) -> Iterator[str]:
 
 @lru_cache(maxsize=200_000)
 def _stem(word: str) -> str:
-    from nltk.stem.porter import PorterStemmer  # type: ignore[import-untyped]
+    from nltk.stem.porter import PorterStemmer
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     return "" if word in ENGLISH_STOP_WORDS else str(PorterStemmer().stem(word))
