@@ -32,6 +32,9 @@ def run(
         bool, typer.Option("--force", help="Run the stages even if they are up to date.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Make a malformed row of the data an error.")
+    ] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -43,7 +46,8 @@ def run(
     set_up_logging(quiet=quiet, verbose=verbose)
     stages = tuple(part.strip() for part in only.split(",")) if only else None
     selection = Selection(only=stages, start=from_, force=force)
-    opened = open_recipe(recipe, set_ or [], verbose=verbose)
+    overrides = [*(set_ or []), *(["dataset.strict=true"] if strict else [])]
+    opened = open_recipe(recipe, overrides, verbose=verbose)
     if dry_run:
         _print_plan(opened, selection)
     else:

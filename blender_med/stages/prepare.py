@@ -73,9 +73,11 @@ class Prepare(Stage):
 
     def _keep_quarantine(self) -> None:
         quarantined = self._loaded.quarantined
+        file = self.folder / "quarantine.csv"
         if not quarantined:
+            file.unlink(missing_ok=True)  # of rows that have been corrected
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._quarantine = self.folder / "quarantine.csv"
-        quarantined.write_csv(self._quarantine)
+        self._quarantine = file
+        quarantined.write_csv(file)
         self.run.note(f"{len(quarantined)} malformed rows are in {self._quarantine}")

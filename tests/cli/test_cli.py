@@ -110,6 +110,18 @@ def test_missing_data_file_is_exit_code_1(cli, recipe_tree, save_recipe) -> None
     assert "Fix:" in error
 
 
+def test_strict_makes_a_malformed_row_an_error(cli, recipe_tree, save_recipe, tmp_path) -> None:
+    data = tmp_path / "questions.jsonl"
+    data.write_text(data.read_text() + '{"id": "broken"\n')
+    path = save_recipe(recipe_tree)
+    code, _, error = cli("run", path, "--strict")
+    assert code == 1
+    assert "questions.jsonl, row 41: not valid JSON" in error
+    code, out, _ = cli("run", path)
+    assert code == 0
+    assert "1 malformed rows are in" in out
+
+
 def test_validate_reports_every_recipe(cli, recipe_tree, save_recipe) -> None:
     good = save_recipe(recipe_tree)
     recipe_tree["stages"] = ["score"]

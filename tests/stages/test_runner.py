@@ -207,6 +207,9 @@ def test_malformed_rows_are_kept_and_counted(recipe_tree, save_recipe, tmp_path)
     text = (run.stage_folder("prepare") / "quarantine.csv").read_text()
     assert "questions.jsonl" in text
     assert any("1 malformed row" in note for note in run.notes)
+    data.write_text(data.read_text().replace('{"id": "broken"\n', ""))
+    go(save_recipe(recipe_tree))
+    assert not (run.stage_folder("prepare") / "quarantine.csv").exists()
 
 
 def test_questions_keep_their_group_in_one_split(recipe_tree, save_recipe) -> None:
