@@ -35,7 +35,7 @@ def decoder(tokenizer) -> Any:
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=32, max_position_embeddings=48, initializer_range=0.5,
         bos_token_id=2, eos_token_id=3, pad_token_id=0,
     )  # fmt: skip
