@@ -150,10 +150,9 @@ def _head_sees(model: Any, places: torch.Tensor) -> Iterator[None]:
     """Show the output layer one place of each row: the logits of all would fill the memory."""
 
     def keep(module: Any, args: Any, output: Any) -> Any:
-        states = output[0]
-        output[0 if isinstance(output, list) else "last_hidden_state"] = states[
-            torch.arange(len(states), device=states.device), places
-        ][:, None]
+        states = output["last_hidden_state"]
+        own = torch.arange(len(states), device=states.device)
+        output["last_hidden_state"] = states[own, places][:, None]
         return output
 
     hook = model.base_model.register_forward_hook(keep)
