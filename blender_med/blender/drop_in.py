@@ -1,8 +1,9 @@
-"""``Blender``: the interface of ``llm_blender.Blender`` over the rankers of this package.
+"""``Blender``: the interface of ``llm_blender.Blender`` over this package's rankers and fusers.
 
 Arguments, shapes and values are those of llm-blender 0.0.2, with these differences: wrong
 arguments raise, questions may have different numbers of candidates, a pair's logit does not
-depend on what else is ranked with it, and no argument is changed.
+depend on what else is ranked with it, a fuser's prompt keeps its closing instruction however long
+the candidates are, and no argument is changed.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from blender_med.blender.arguments import check_batch_size, check_choice, joined
-from blender_med.blender.ranking import COMPARISONS, RankingBlender
+from blender_med.blender.fusing import FusingBlender
+from blender_med.blender.ranking import COMPARISONS
 
 
-class Blender(RankingBlender):
-    """Ranks and compares candidate answers, and draws answers of which it takes the best."""
+class Blender(FusingBlender):
+    """Ranks, compares and fuses candidate answers, and draws answers to take the best of."""
 
     def n_generate(
         self,

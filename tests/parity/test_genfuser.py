@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from blender_med import Blender, BlenderConfig
 from blender_med.fusers.genfuser import GenFuser
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "reference" / "genfuser"
@@ -53,3 +54,17 @@ def test_a_saved_checkpoint_keeps_the_texts(fuser, expected, tmp_path):
     again = GenFuser.from_pretrained(tmp_path, device="cpu")
     assert again.engine.model.config.scale_decoder_outputs is False
     assert _fused(again, expected["cases"]) == [case["fused"] for case in expected["cases"]]
+
+
+def test_blender_fuses_as_llm_blender(expected):
+    blender = Blender(BlenderConfig(device="cpu", use_tqdm=False))
+    blender.loadfuser(FOLDER / "model")
+    cases = expected["cases"]
+    inputs, candidates, instructions = (
+        [case[name] for case in cases] for name in ("input", "candidates", "instruction")
+    )
+    fused = blender.fuse(inputs, candidates, instructions, batch_size=1)
+    assert fused == [case["fused"] for case in cases]
+    short = blender.fuse(inputs, candidates, instructions, max_new_tokens=3, num_beams=1)
+    assert all(len(a) < len(b) for a, b in zip(short, fused, strict=True))
+    assert blender.fuse(inputs, candidates, instructions, candidate_max_length=5) != fused
