@@ -26,11 +26,18 @@ def can_pack(weight: torch.Tensor) -> bool:
 class PackedLinear(nn.Module):
     """An affine map [..., in] -> [..., out] with a packed weight [out, in]; no gradient.
 
+    Args:
+        weight: [out, in].
+        bias: [out].
+        activation: ``none``, ``relu`` or ``gelu`` (the exact one), computed as part of the map.
+
     Raises:
         ValueError: The weight cannot be packed, see :func:`can_pack`.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None = None, activation: str = "none"
+    ) -> None:
         super().__init__()
         if not can_pack(weight):
             raise ValueError(f"a weight of type {weight.dtype} on {weight.device} is not packable")
@@ -38,6 +45,7 @@ class PackedLinear(nn.Module):
         detached = weight.detach().contiguous()
         self._packed = [torch.ops.mkldnn._reorder_linear_weight(detached, _EXPECTED_ROWS)]
         self._bias = [None if bias is None else bias.detach()]
+        self._activation = activation
 
     @property
     def weight(self) -> torch.Tensor:
@@ -46,8 +54,15 @@ class PackedLinear(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Apply the map to ``rows``, [..., in]."""
+        # The last argument chooses the variant of gelu: not the tanh approximation.
         return torch.ops.mkldnn._linear_pointwise(
-            rows, self._packed[0], self._bias[0], "none", [], ""
+            rows, self._packed[0], self._bias[0], self._activation, [], "none"
+        )
+
+    def add(self, rows: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Apply the map to ``rows``, [..., in], and add ``residual``, [..., out]."""
+        return torch.ops.mkldnn._linear_pointwise.binary(
+            rows, residual, self._packed[0], self._bias[0], "add"
         )
 
 

@@ -94,6 +94,16 @@ class PairEncoder:
         self._frame = _frame(tokenizer)
         self._special = {*PREFIXES, *_marks(tokenizer)}
 
+    @property
+    def opening(self) -> int:
+        """Tokens of a segment before its prefix."""
+        return len(self._frame.opening)
+
+    @property
+    def pad_id(self) -> int:
+        """Id that fills rows up; the attention mask hides it, so any will do."""
+        return 0 if self.tokenizer.pad_token_id is None else int(self.tokenizer.pad_token_id)
+
     def sources(self, texts: Iterable[str]) -> list[Ids]:
         """Source segments, each at most ``source_maxlength`` tokens."""
         return [self._frame.around(ids, self.source_maxlength) for ids in self._ids(SOURCE, texts)]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from blender_med.batching import token_budget_batches
+from blender_med.errors import ConfigError
+from blender_med.models import torch_dtype
 from blender_med.rankers.aggregate import aggregation as aggregation_named
 from blender_med.rankers.base import Advance, Rankings, check_candidates
 from blender_med.rankers.collate import PairEncoder
 from blender_med.rankers.contest import Contest, contests
 from blender_med.rankers.pairranker import PairRanker
-from blender_med.rankers.scorer import PairScorer
+from blender_med.rankers.scorer import PairScorer, prepared
 from blender_med.rankers.strategies import MEET_THEMSELVES, Strategy
 from blender_med.rankers.strategies import strategy as strategy_named
 
@@ -36,23 +39,40 @@ def rank_questions(
     strategy: str,
     aggregation: str,
     batch_tokens: int,
+    dtype: str | None,
     advance: Advance | None,
 ) -> Rankings:
     """Order the candidates of each question; see :meth:`PairRanker.rank`."""
     check_candidates(sources, candidates)
+    if batch_tokens < 1:
+        fix = "give at least 1; a longer row stands alone"
+        raise ConfigError("no room in a batch", key="batch_tokens", value=batch_tokens, fix=fix)
     compare, aggregate = strategy_named(strategy), aggregation_named(aggregation)
-    scorer, encoder = PairScorer(model), model.encoder
+    meet_themselves = compare in MEET_THEMSELVES
+    encoder = model.encoder
     rankings: Rankings = []
-    for window in _windows([len(group) for group in candidates]):
-        group = contests(
-            sources[window], candidates[window], encoder,
-            compare_equals=compare in MEET_THEMSELVES,
-        )  # fmt: skip
-        _settle(group, compare, scorer, encoder, batch_tokens)
-        rankings += [contest.result(aggregate) for contest in group]
-        if advance is not None:
-            advance(len(group))
+    with _evaluating(model):
+        scorer = prepared(model, model.dtype if dtype is None else torch_dtype(dtype))
+        for window in _windows([len(group) for group in candidates]):
+            group = contests(
+                sources[window], candidates[window], encoder, compare_equals=meet_themselves
+            )
+            _settle(group, compare, scorer, encoder, batch_tokens)
+            rankings += [contest.result(aggregate) for contest in group]
+            if advance is not None:
+                advance(len(group))
     return rankings
+
+
+@contextmanager
+def _evaluating(model: PairRanker) -> Iterator[None]:
+    """Evaluation mode inside; afterwards the mode of before."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _windows(sizes: Sequence[int]) -> Iterator[slice]:

@@ -42,10 +42,8 @@ def training_batch(
     drawn = [pair for example in examples for pair in _drawn(example, encoder, config, rng)]
     if config.swap_consistency:
         drawn += [(_swapped(pair, encoder), labels[::-1]) for pair, labels in drawn]
-    pad_id = encoder.tokenizer.pad_token_id
-    batch = collate(
-        [pair for pair, _ in drawn], pad_id, is_encoder_decoder=encoder.is_encoder_decoder
-    )
+    pairs = [pair for pair, _ in drawn]
+    batch = collate(pairs, encoder.pad_id, is_encoder_decoder=encoder.is_encoder_decoder)
     labels = np.stack([labels for _, labels in drawn])
     return batch | {"labels": torch.tensor(labels, dtype=torch.float32)}
 

@@ -236,47 +236,44 @@ class PairRanker(PreTrainedModel):
             labels: Metric values of left and right, [batch, 2, n_tasks].
             kwargs: Ignored; the Trainer passes what it likes.
         """
-        if decoder_input_ids is None:
-            states = self._encoder_states(input_ids, attention_mask)
-        else:
-            states = self._decoder_states(
-                input_ids, attention_mask, decoder_input_ids, decoder_attention_mask
-            )
+        states = self.prefix_states(
+            input_ids, attention_mask, decoder_input_ids, decoder_attention_mask
+        )
         left, right = self.scores(states)
         loss = None if labels is None else self._loss(left, right, labels)
         return PairOutput(loss=loss, logits=(left - right).mean(dim=-1), left=left, right=right)
 
+    def prefix_states(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+    ) -> PrefixStates:
+        """Last hidden states at the prefixes; arguments of :meth:`forward`."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if decoder_input_ids is None:
+            states = sources = self.pretrained_model(**inputs).last_hidden_state
+            ids = input_ids
+        else:
+            output = self.pretrained_model(
+                **inputs, decoder_input_ids=decoder_input_ids,
+                decoder_attention_mask=decoder_attention_mask, use_cache=False,
+            )  # fmt: skip
+            states, sources = output.last_hidden_state, output.encoder_last_hidden_state
+            ids = decoder_input_ids
+        return PrefixStates(
+            _at(sources, input_ids, self.config.source_prefix_id),
+            _at(states, ids, self.config.cand1_prefix_id),
+            _at(states, ids, self.config.cand2_prefix_id),
+        )
+
     def scores(self, states: PrefixStates) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores of both candidates, [batch, n_tasks] each; higher is better."""
-        left = self.head_layer(torch.cat([states.source, states.first], dim=-1))
-        right = self.head_layer(torch.cat([states.source, states.second], dim=-1))
-        return left, right
-
-    def _encoder_states(self, ids: torch.Tensor, mask: torch.Tensor) -> PrefixStates:
-        states = self.pretrained_model(input_ids=ids, attention_mask=mask).last_hidden_state
-        config = self.config
-        return PrefixStates(
-            _at(states, ids, config.source_prefix_id),
-            _at(states, ids, config.cand1_prefix_id),
-            _at(states, ids, config.cand2_prefix_id),
-        )
-
-    def _decoder_states(
-        self, ids: torch.Tensor, mask: torch.Tensor, decoder_ids: torch.Tensor, decoder_mask: Any
-    ) -> PrefixStates:
-        output = self.pretrained_model(
-            input_ids=ids,
-            attention_mask=mask,
-            decoder_input_ids=decoder_ids,
-            decoder_attention_mask=decoder_mask,
-            use_cache=False,
-        )
-        states = output.last_hidden_state
-        return PrefixStates(
-            _at(output.encoder_last_hidden_state, ids, self.config.source_prefix_id),
-            _at(states, decoder_ids, self.config.cand1_prefix_id),
-            _at(states, decoder_ids, self.config.cand2_prefix_id),
-        )
+        dtype: torch.dtype = next(self.head_layer.parameters()).dtype
+        source, first, second = (part.to(dtype) for part in states)
+        left = self.head_layer(torch.cat([source, first], dim=-1))
+        return left, self.head_layer(torch.cat([source, second], dim=-1))
 
     def _loss(self, left: torch.Tensor, right: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         left, right = left.float(), right.float()
@@ -316,6 +313,7 @@ class PairRanker(PreTrainedModel):
         strategy: str = "full",
         aggregation: str = "max_logits",
         batch_tokens: int = 4096,
+        dtype: str | None = None,
         advance: Advance | None = None,
     ) -> Rankings:
         """Order the candidates of each question.
@@ -326,10 +324,13 @@ class PairRanker(PreTrainedModel):
         Args:
             sources: Questions (instruction and input joined), [n].
             candidates: Candidates of each question; any number from 1.
-            strategy: ``full`` (all n (n - 1) ordered pairs) or ``bubble`` (one pass, n - 1 pairs in
-                both orders).
+            strategy: ``full`` (all n (n - 1) ordered pairs), ``bubble`` (one pass, n - 1 pairs in
+                both orders), ``bubble_worst`` (the same for the worst candidate) or ``one_order``
+                (of two candidates only as they stand).
             aggregation: ``max_logits``, ``max_wins`` or ``bradley_terry``.
             batch_tokens: Most tokens of a forward pass; speed only.
+            dtype: Of the computation, such as ``bfloat16``; None: that of the weights. What is
+                prepared for it is kept until the weights change.
             advance: Called with the number of questions done.
 
         Returns:
@@ -337,13 +338,13 @@ class PairRanker(PreTrainedModel):
 
         Raises:
             DataError: A question has no candidate, or a text is no string.
-            ConfigError: Unknown strategy or aggregation.
+            ConfigError: Unknown strategy, aggregation or dtype.
         """
         from blender_med.rankers.inference import rank_questions
 
         return rank_questions(
             self, sources, candidates, strategy=strategy, aggregation=aggregation,
-            batch_tokens=batch_tokens, advance=advance,
+            batch_tokens=batch_tokens, dtype=dtype, advance=advance,
         )  # fmt: skip
 
 

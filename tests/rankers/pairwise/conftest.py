@@ -84,10 +84,10 @@ def tiny_tokenizer(family: str) -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def write_backbone(family: str, folder: Path) -> Path:
-    """Save a tiny random backbone with its tokenizer."""
+def write_backbone(family: str, folder: Path, **variant: Any) -> Path:
+    """Save a tiny random backbone with its tokenizer; ``variant`` changes its configuration."""
     tokenizer = tiny_tokenizer(family)
-    settings = dict(BACKBONES[family]) | {"vocab_size": len(tokenizer), "pad_token_id": 1}
+    settings = BACKBONES[family] | variant | {"vocab_size": len(tokenizer), "pad_token_id": 1}
     if family in ("t5", "bart"):
         settings |= {"decoder_start_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
     torch.manual_seed(0)
