@@ -131,6 +131,11 @@ class Ranking:
         ranks: 1 is best; ties share the lower number, as 1, 2, 2, 4; [n].
         pairwise_logits: [n, n]; entry (i, j) > 0 means i beats j. None where not computed.
         comparisons: Forward passes of a pair of candidates.
+        tokens: Tokens that the ranker read for this order.
+        seconds: Share of the wall time of its batch; the one column that differs between runs.
+        confidence: Calibrated probability in 0..1 that the first candidate is the best; None
+            where the ranker has none.
+        protocol: Protocol of the candidates.
     """
 
     question_id: str
@@ -140,6 +145,10 @@ class Ranking:
     ranks: tuple[int, ...]
     pairwise_logits: tuple[tuple[float, ...], ...] | None = None
     comparisons: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    confidence: float | None = None
+    protocol: Protocol = "generative"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +158,12 @@ class Answer:
     Attributes:
         confidence: Probability in 0..1 that the answer is right, where the method has one.
         experts_used: Names of the experts that had to run for this answer.
-        tokens: Prompt and completion tokens spent on it, over all experts used.
-        seconds: Model seconds spent on it, over all experts used.
+        tokens: Tokens spent on it: prompts and completions of all experts used, and what a
+            ranker read.
+        seconds: Model seconds spent on it, over all models used.
         candidate: Key of the candidate it repeats; None where the text is new.
         protocol: Protocol of the candidates it came from.
+        comparisons: Pairs of candidates that a ranker compared for it.
     """
 
     question_id: str
@@ -165,6 +176,7 @@ class Answer:
     seconds: float = 0.0
     candidate: str | None = None
     protocol: Protocol = "generative"
+    comparisons: int = 0
 
 
 Record = Question | Passage | Candidate | Score | Ranking | Answer

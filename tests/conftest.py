@@ -88,3 +88,22 @@ def save_recipe(tmp_path: Path):
         return path
 
     return save
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random two-layer BERT that reads whole words of a small vocabulary."""
+    from transformers import BertConfig, BertModel, BertTokenizer, set_seed
+
+    marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = "good bad fever cough pain dose liver heart what causes is condition number of the ? ."
+    tokenizer = BertTokenizer(vocab={t: i for i, t in enumerate([*marks, *words.split()])})
+    config = BertConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=96, initializer_range=0.2,
+    )  # fmt: skip
+    set_seed(0)
+    folder = tmp_path_factory.mktemp("tiny-encoder")
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from blender_med import __version__
-from blender_med.cli import data, experts, recipes, run, validate
+from blender_med.cli import data, experts, grades, recipes, run, train, validate
 from blender_med.errors import BlenderMedError, ConfigError
 
 app = typer.Typer(
@@ -22,6 +22,8 @@ app.command("run")(run.run)
 app.command("status")(run.status)
 app.command("report")(run.report)
 app.command("validate")(validate.validate)
+app.command("train")(train.train)
+app.command("rank-graded")(grades.rank_graded)
 app.add_typer(data.app, name="data")
 app.add_typer(experts.app, name="experts")
 app.add_typer(recipes.app, name="recipes")

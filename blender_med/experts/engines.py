@@ -97,7 +97,12 @@ def resolved_dtype(config: ExpertConfig, *, cuda: bool) -> str:
     """
     if config.dtype != "auto" or cuda or config.quantization is not None:
         return config.dtype
-    return "bfloat16" if _BFLOAT16_FLAGS & _cpu_flags() else "float32"
+    return "bfloat16" if cpu_has_bfloat16() else "float32"
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies in bfloat16; where it does not, bfloat16 is slower."""
+    return bool(_BFLOAT16_FLAGS & _cpu_flags())
 
 
 @lru_cache

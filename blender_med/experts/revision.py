@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from blender_med.experts.config import ExpertConfig
-from blender_med.experts.hub import commit_hash, is_local
+from blender_med.experts.hub import commit_hash
 from blender_med.experts.packages import CONVERSION, gguf_sha256
+from blender_med.models import local_folder
 from blender_med.store.cache import cache_root
 from blender_med.store.files import canonical_sha256, file_sha256, read_json, write_json
 
@@ -41,9 +42,9 @@ def model_revision(config: ExpertConfig) -> str:
         return FakeExpert(config).revision
     parts = [_base_revision(config)]
     if config.lora:
-        parts.append("lora:" + _identity(config.lora, None))
+        parts.append("lora:" + weights_revision(config.lora))
     if config.tokenizer:
-        parts.append("tokenizer:" + _identity(config.tokenizer, None))
+        parts.append("tokenizer:" + weights_revision(config.tokenizer))
     return "+".join(parts)
 
 
@@ -52,12 +53,20 @@ def _base_revision(config: ExpertConfig) -> str:
         return f"openai:{config.openai.base_url.rstrip('/')}:{config.model}"
     if config.package is not None:
         return f"gguf:{gguf_sha256(config)}.{CONVERSION}"
-    return _identity(str(config.model), config.revision)
+    return weights_revision(str(config.model), config.revision)
 
 
-def _identity(model: str, revision: str | None) -> str:
-    if is_local(model):
-        return "sha256:" + folder_sha256(Path(model).expanduser())
+def weights_revision(model: str, revision: str | None = None) -> str:
+    """Identity of a model: content hash of a folder or model package, commit of a Hub id.
+
+    Raises:
+        ConfigError: A package source is misspelt, or its package holds no such model.
+        ExpertError: There is neither such a folder nor such a Hub id.
+        MissingDependencyError: The model's package is not installed.
+    """
+    folder = local_folder(model)
+    if folder is not None:
+        return "sha256:" + folder_sha256(folder)
     return "hub:" + model + "@" + commit_hash(model, revision)
 
 

@@ -12,6 +12,7 @@ from blender_med.stages.comparison import (
     CostRow,
     Estimate,
     MethodRow,
+    RankingRow,
     SliceRow,
 )
 from blender_med.stages.comparison.rows import Block
@@ -54,17 +55,30 @@ def slice_cells(row: SliceRow) -> Sections:
 
 
 def cost_cells(row: CostRow) -> Sections:
-    """``cost.csv``: block, method, experts, questions, tokens, seconds, both per question."""
+    """``cost.csv``: block, method, experts, questions, tokens, seconds, both per question.
+
+    ``comparisons`` is empty for methods that compare no pairs.
+    """
     cells: Cells = {
         "method": row.method,
         "experts": "; ".join(row.experts),
         "questions": row.questions,
         "tokens": row.tokens,
         "seconds": row.seconds,
+        "comparisons": row.comparisons or None,
         "tokens_per_question": row.tokens_per_question,
         "seconds_per_question": row.seconds_per_question,
     }
     return (_block_cells(row.block) | cells,)
+
+
+def ranking_cells(row: RankingRow) -> Sections:
+    """``ranking.csv``: block, method, label metric, n, ranking metrics with their intervals."""
+    figures: Cells = {}
+    for name, estimate in row.figures.items():
+        figures |= _estimate_cells(name, estimate)
+    head: Cells = {"method": row.method, "label": row.label, "n": row.n}
+    return _block_cells(row.block) | head, figures
 
 
 def confusion_cells(row: ConfusionRow) -> Sections:

@@ -11,9 +11,18 @@ from blender_med.records import Answer
 from blender_med.reports.console import summary_tables
 from blender_med.reports.tables import write_tables
 from blender_med.stages.base import Advance, Reads, Run, Stage, Unit
-from blender_med.stages.comparison import Comparison, compare
-from blender_med.stages.config import ReportConfig
+from blender_med.stages.comparison import (
+    Comparison,
+    RankingRow,
+    Resampling,
+    compare,
+    ranking_rows,
+)
+from blender_med.stages.config import ReportConfig, TrainRankerConfig
 from blender_med.stages.evaluate import method_settings, read_boards
+from blender_med.stages.methods import MethodSettings
+from blender_med.stages.methods.board import Board
+from blender_med.stages.rank import stored_rankings
 from blender_med.store.files import write_text
 from blender_med.store.shards import read_parts
 
@@ -30,6 +39,7 @@ class Report(Stage):
         Reads("generate", ("question_id", "expert", "sample", "text")),
         Reads("score", ("question_id", "expert", "sample", "metric", "value")),
         Reads("evaluate", ("question_id", "method", "text", "choice_index", "candidate")),
+        Reads("rank", ("question_id", "method", "candidates", "scores", "protocol"), optional=True),
     )
     config: ReportConfig
 
@@ -44,10 +54,19 @@ class Report(Stage):
             settings = method_settings(self.run)
             boards = read_boards(self.run)
             comparison = compare(boards, answers, settings, resamples=self.config.resamples)
-            write_tables(self.folder, comparison)
+            write_tables(self.folder, comparison, list(self._rankings(boards, settings)))
             write_text(self.folder / _SUMMARY, _rendered(comparison))
             advance(unit.size)
             yield unit, []
+
+    def _rankings(self, boards: Sequence[Board], settings: MethodSettings) -> Iterator[RankingRow]:
+        """Rankers against the primary metrics and the labels of those trained in this run."""
+        training = self.run.recipe.stage("train-ranker")
+        jobs = training.jobs if isinstance(training, TrainRankerConfig) else ()
+        labels = [settings.primary_long, settings.primary_mcq, *(m for j in jobs for m in j.labels)]
+        resampling = Resampling(self.config.resamples, settings.seed)
+        rankings = stored_rankings(self.run)
+        return ranking_rows(boards, rankings, list(dict.fromkeys(labels)), resampling)
 
     def extra_files(self) -> Mapping[str, Path]:
         """The tables."""

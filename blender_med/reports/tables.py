@@ -19,16 +19,23 @@ from blender_med.reports.columns import (
     confusion_cells,
     cost_cells,
     method_cells,
+    ranking_cells,
     slice_cells,
 )
-from blender_med.stages.comparison import Comparison
+from blender_med.stages.comparison import Comparison, RankingRow
 from blender_med.store.files import atomic_path, spreadsheet_text
 
+# Left over from an earlier report where this one has no such rows.
+_OPTIONAL_TABLES = {"confusion.csv", "ranking.csv"}
 
-def write_tables(folder: Path, comparison: Comparison) -> list[Path]:
-    """Write methods, answers, slices, cost and confusion tables; each file is atomic.
 
-    ``confusion.csv`` is there where multiple-choice questions are. Texts are streamed.
+def write_tables(
+    folder: Path, comparison: Comparison, rankings: Sequence[RankingRow] = ()
+) -> list[Path]:
+    """Write methods, answers, slices, cost, confusion and ranking tables; each file is atomic.
+
+    ``confusion.csv`` is there where multiple-choice questions are, ``ranking.csv`` where
+    rankers are. Texts are streamed.
 
     Returns:
         The files written.
@@ -44,6 +51,10 @@ def write_tables(folder: Path, comparison: Comparison) -> list[Path]:
     }
     if comparison.confusions:
         tables["confusion.csv"] = lambda: map(confusion_cells, comparison.confusions)
+    if rankings:
+        tables["ranking.csv"] = lambda: map(ranking_cells, rankings)
+    for name in _OPTIONAL_TABLES - set(tables):
+        (folder / name).unlink(missing_ok=True)
     for name, rows in tables.items():
         write_csv(folder / name, rows, always=BLOCK_COLUMNS)
     return [folder / name for name in tables]

@@ -62,10 +62,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """Columns that a stage needs from an earlier one."""
+    """Columns that a stage needs from an earlier one; an optional one may be absent."""
 
     stage: str
     columns: tuple[str, ...]
+    optional: bool = False
 
 
 class Stage(ABC):
@@ -109,6 +110,9 @@ class Stage(ABC):
 
         ``advance(n)`` reports n steps of progress.
         """
+
+    def discard(self) -> None:  # noqa: B027
+        """Remove what the stage keeps across changes of its settings; ``--force`` asks for it."""
 
     def expected_rows(self) -> int | None:
         """Rows the stage will write, where that is known before it runs; reads data at most."""

@@ -14,12 +14,14 @@ def check_chain(stages: Sequence[Stage]) -> None:
 
     Raises:
         ConfigError: A stage reads a stage that does not come before it, or a column that the
-            earlier stage does not write.
+            earlier stage does not write. A stage that is read optionally may be absent.
     """
+    names = {stage.name for stage in stages}
     written: dict[str, set[str]] = {}
     for position, stage in enumerate(stages):
         for reads in stage.reads:
-            _check_read(stage, position, reads, written)
+            if reads.stage in names or not reads.optional:
+                _check_read(stage, position, reads, written)
         record = stage.writes
         written[stage.name] = {f.name for f in fields(record)} if record else set()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -11,7 +11,10 @@ from pydantic import Field, field_validator, model_validator
 from blender_med.config import InvalidValueError, Recipe, speed_only
 from blender_med.data.config import DatasetConfig
 from blender_med.experts.config import Sampling
+from blender_med.metrics.config import MetricModels
+from blender_med.rankers.config import RankerToApply
 from blender_med.registry import Registry, suggestion
+from blender_med.training.config import RankerJob
 
 STAGES = Registry(
     "stage",
@@ -19,6 +22,8 @@ STAGES = Registry(
         "prepare": "blender_med.stages.prepare:Prepare",
         "generate": "blender_med.stages.generate:Generate",
         "score": "blender_med.stages.score:ScoreStage",
+        "train-ranker": "blender_med.stages.train_ranker:TrainRanker",
+        "rank": "blender_med.stages.rank:Rank",
         "evaluate": "blender_med.stages.evaluate:Evaluate",
         "report": "blender_med.reports.stage:Report",
     },
@@ -106,10 +111,15 @@ class GenerateConfig(Recipe):
 
 
 class ScoreConfig(Recipe):
-    """Score every candidate against the reference."""
+    """Score every candidate against the reference.
+
+    ``models`` names the models of the metrics that need one; those that no metric needs are not
+    loaded and do not matter.
+    """
 
     type: Literal["score"] = "score"
     metrics: tuple[str, ...] = ("rouge1", "rouge2", "rougeL", "bleu", "chrf", "length", "correct")
+    models: MetricModels = MetricModels()
 
     @field_validator("metrics")
     @classmethod
@@ -118,6 +128,55 @@ class ScoreConfig(Recipe):
 
         _known("metric", value, METRICS)
         return value
+
+
+class TrainRankerConfig(Recipe):
+    """Train rankers on the train questions, choosing their weights on dev.
+
+    ``rankers`` are names of recipes in ``rankers/``, paths of recipes, or inline ones. ``labels``
+    replaces the label metrics of all of them.
+    """
+
+    type: Literal["train-ranker"] = "train-ranker"
+    rankers: tuple[RankerJob, ...] = Field(min_length=1)
+    labels: tuple[str, ...] | None = Field(None, min_length=1)
+
+    @field_validator("rankers")
+    @classmethod
+    def _distinct_names(cls, value: tuple[RankerJob, ...]) -> tuple[RankerJob, ...]:
+        _refuse_repeats("ranker", [job.name for job in value])
+        return value
+
+    @property
+    def jobs(self) -> tuple[RankerJob, ...]:
+        """The jobs with the labels that hold in this pipeline."""
+        if self.labels is None:
+            return self.rankers
+        return tuple(job.model_copy(update={"labels": self.labels}) for job in self.rankers)
+
+
+class RankConfig(Recipe):
+    """Order the candidates of each question with every ranker.
+
+    ``rankers`` are names of rankers that this run trains, types that need no settings
+    (``bm25``), or rankers with their settings. ``splits`` None ranks all questions.
+    """
+
+    type: Literal["rank"] = "rank"
+    rankers: tuple[RankerToApply, ...] = Field(min_length=1)
+    splits: tuple[Literal["train", "dev", "test"], ...] | None = Field(None, min_length=1)
+    shard_size: int = speed_only(128, ge=1, description="questions per shard")
+
+    @field_validator("rankers")
+    @classmethod
+    def _distinct_names(cls, value: tuple[RankerToApply, ...]) -> tuple[RankerToApply, ...]:
+        _refuse_repeats("ranker", [ranker.method for ranker in value])
+        return value
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the rankers as methods, in order."""
+        return tuple(ranker.method for ranker in self.rankers)
 
 
 class EvaluateConfig(Recipe):
@@ -138,7 +197,13 @@ class ReportConfig(Recipe):
 
 
 StageConfig = Annotated[
-    PrepareConfig | GenerateConfig | ScoreConfig | EvaluateConfig | ReportConfig,
+    PrepareConfig
+    | GenerateConfig
+    | ScoreConfig
+    | TrainRankerConfig
+    | RankConfig
+    | EvaluateConfig
+    | ReportConfig,
     Field(discriminator="type"),
 ]
 
@@ -147,6 +212,12 @@ def _known(kind: str, names: tuple[str, ...], known: Any) -> None:
     for name in names:
         if name not in known:
             raise ValueError(f"unknown {kind} '{name}'; {suggestion(name, known)}")
+
+
+def _refuse_repeats(kind: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{kind} '{name}' stands twice; give each a 'name' of its own")
 
 
 class PipelineRecipe(Recipe):

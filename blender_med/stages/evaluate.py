@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from blender_med.errors import ConfigError
@@ -12,10 +13,12 @@ from blender_med.metrics import METRIC_SPECS
 from blender_med.records import Answer, Candidate, Score
 from blender_med.registry import suggestion
 from blender_med.stages.base import Advance, Reads, Run, Stage, Unit
-from blender_med.stages.config import EvaluateConfig, GenerateConfig, ScoreConfig
+from blender_med.stages.config import EvaluateConfig, GenerateConfig, RankConfig, ScoreConfig
 from blender_med.stages.methods import MethodSettings
 from blender_med.stages.methods.answers import answer_board, check_method
 from blender_med.stages.methods.board import Board, build_boards
+from blender_med.stages.methods.mbr import UTILITIES
+from blender_med.stages.rank import stored_rankings
 from blender_med.store.shards import read_parts
 
 
@@ -46,20 +49,24 @@ class Evaluate(Stage):
         Reads("prepare", ("id", "split", "task", "answer_index")),
         Reads("generate", ("question_id", "expert", "sample", "protocol", "choice_index", "text")),
         Reads("score", ("question_id", "expert", "sample", "metric", "value")),
+        Reads("rank", ("question_id", "method", "candidates", "ranks", "protocol"), optional=True),
     )
     writes = Answer
     config: EvaluateConfig
 
     def __init__(self, config: EvaluateConfig, run: Run) -> None:
         super().__init__(config, run)
-        score = run.recipe.stage("score")
+        score, rank = run.recipe.stage("score"), run.recipe.stage("rank")
         metrics = score.metrics if isinstance(score, ScoreConfig) else ()
+        rankers = rank.methods if isinstance(rank, RankConfig) else ()
         experts = [expert.name for expert in run.experts]
         for method in config.methods or ():
-            check_method(method, experts=experts, metrics=metrics, key="evaluate.methods")
+            check_method(
+                method, experts=experts, metrics=metrics, rankers=rankers, key="evaluate.methods"
+            )
         _check_metric("primary_long", config.primary_long, metrics, "long")
         _check_metric("primary_mcq", config.primary_mcq, metrics, "mcq")
-        _check_metric("mbr_utility", config.mbr_utility, METRIC_SPECS, "long")
+        _check_metric("mbr_utility", config.mbr_utility, UTILITIES, "long")
 
     def plan(self, shard_size: int | None) -> list[Unit]:
         """One unit per task and protocol that the questions have."""
@@ -72,11 +79,11 @@ class Evaluate(Stage):
 
     def execute(self, units: Sequence[Unit], advance: Advance) -> Iterator[tuple[Unit, list[Any]]]:
         """Yield the answers of all methods, board by board."""
-        settings = method_settings(self.run)
+        settings, rankings = method_settings(self.run), stored_rankings(self.run)
         for unit in units:
             boards = [b for b in self._boards if f"{b.task}-{b.protocol}" == unit.name]
-            answers = [a for b in boards for a in answer_board(b, settings, self.config.methods)]
-            yield unit, answers
+            found = (answer_board(b, settings, self.config.methods, rankings) for b in boards)
+            yield unit, list(chain.from_iterable(found))
             advance(unit.size)
 
     @cached_property

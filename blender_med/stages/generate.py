@@ -190,3 +190,8 @@ def _drain(results: Queue[Any], threads: list[threading.Thread]) -> None:
         while thread.is_alive():
             with suppress(Exception):
                 results.get(timeout=0.05)
+
+
+def question_range(unit: str) -> str:
+    """Which questions a unit of this stage stands for, such as ``0000000-0000128``."""
+    return "-".join(unit.rsplit("-", 2)[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from blender_med.config import apply_overrides, load_yaml, parse
 from blender_med.errors import ConfigError
@@ -12,6 +13,7 @@ from blender_med.experts.loading import load_expert_config
 from blender_med.recipes_folder import find_recipe
 from blender_med.stages.base import Run
 from blender_med.stages.config import PipelineRecipe, with_long_stages
+from blender_med.stages.ranker_recipes import with_long_rankers
 
 
 def open_recipe(path: Path, overrides: Iterable[str] = (), *, verbose: bool = False) -> Run:
@@ -21,17 +23,22 @@ def open_recipe(path: Path, overrides: Iterable[str] = (), *, verbose: bool = Fa
         ConfigError: The recipe, an override or an expert is wrong.
     """
     file = find_recipe(path)
-    tree = apply_overrides(with_long_stages(load_yaml(file)), overrides)
+    tree = apply_overrides(_spelt_out(load_yaml(file)), overrides)
     if "stages" not in tree:
         fix = "name one of the recipes in pipelines/, or add 'stages'"
         raise ConfigError("not a pipeline recipe: it has no 'stages'", file=file, fix=fix)
-    recipe = parse(PipelineRecipe, tree, file=file)
+    recipe = parse(PipelineRecipe, _spelt_out(tree), file=file)
     experts = tuple(
         load_expert_config(expert, key=f"experts.{i}", file=file)
         for i, expert in enumerate(recipe.experts)
     )
     _check_names(experts, file)
     return Run(recipe, experts, Path(recipe.output_dir) / recipe.name, verbose=verbose)
+
+
+def _spelt_out(tree: dict[str, Any]) -> dict[str, Any]:
+    """Stages and rankers that are given by name alone as mappings, so that overrides reach in."""
+    return with_long_rankers(with_long_stages(tree))
 
 
 def _check_names(experts: tuple[ExpertConfig, ...], file: Path) -> None:

@@ -106,16 +106,19 @@ def run_pipeline(run: Run, executor: Executor, selection: Selection) -> list[Sta
     names = list(run.recipe.stage_names())
     selection.check(names)
     stages, done, inputs = stages_of(run), [], dict[str, str]()
+    covered = [stage for stage in stages if selection.covers(stage.name, names)]
     is_new = not _is_saved(run)
     save_recipe(run)
     for stage in stages:
         if not selection.covers(stage.name, names):
-            inputs[stage.name] = _existing_fingerprint(stage, needed=stages)
+            inputs[stage.name] = _existing_fingerprint(stage, needed=covered)
             done.append(_excluded(stage, is_new=is_new))
             continue
         current, plan = _decide(stage, inputs, force=selection.force)
         inputs[stage.name] = current
         if plan.action != "skip":
+            if selection.force:
+                stage.discard()
             plan = _bring_up_to_date(stage, current, inputs, executor, plan)
         logger.info("%s: %s (%s)", plan.name, plan.action, plan.reason)
         done.append(plan)
@@ -208,7 +211,7 @@ def open_run(folder: Path, *, verbose: bool = False) -> Run:
 
 
 def _decide(stage: Stage, inputs: dict[str, str], *, force: bool) -> tuple[str, StagePlan]:
-    read = {r.stage: inputs[r.stage] for r in stage.reads}
+    read = _read_inputs(stage, inputs)
     current = fingerprint(stage.name, stage.identity(), read)
     manifest = read_manifest(stage.folder)
     if force:
@@ -225,10 +228,16 @@ def _decide(stage: Stage, inputs: dict[str, str], *, force: bool) -> tuple[str, 
     return current, StagePlan(stage.name, "run", _why(stage, manifest, read))
 
 
+def _read_inputs(stage: Stage, inputs: dict[str, str]) -> dict[str, str]:
+    """Fingerprints of the stages that a stage reads; optional ones may be absent."""
+    return {r.stage: inputs[r.stage] for r in stage.reads if r.stage in inputs}
+
+
 def _why(stage: Stage, manifest: Manifest | None, read: dict[str, str]) -> str:
     if manifest is None:
         return "no results yet"
-    changed = [name for name, value in read.items() if manifest.inputs.get(name) != value]
+    names = manifest.inputs | read
+    changed = [name for name in names if manifest.inputs.get(name) != read.get(name)]
     if changed:
         return f"its input '{changed[0]}' changed"
     keys = _differences(manifest.identity, stage.identity())
@@ -308,7 +317,7 @@ def _manifest(
         stage=stage.name,
         fingerprint=current,
         identity=stage.identity(),
-        inputs={r.stage: inputs[r.stage] for r in stage.reads},
+        inputs=_read_inputs(stage, inputs),
         parts=parts,
         rows=sum(parts.values()),
         files=sorted(str(p.relative_to(stage.folder)) for p in stage.extra_files().values()),
@@ -328,7 +337,7 @@ def _recorded_fingerprint(stage: Stage) -> str | None:
 
 
 def _existing_fingerprint(stage: Stage, needed: Sequence[Stage]) -> str:
-    """Fingerprint of a stage that is not selected; its results must exist if others read them."""
+    """Fingerprint of a stage that is not selected; it must have results if ``needed`` read them."""
     recorded = _recorded_fingerprint(stage)
     readers = [s.name for s in needed if stage.name in [r.stage for r in s.reads]]
     if recorded is None and readers:

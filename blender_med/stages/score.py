@@ -7,15 +7,21 @@ from functools import cached_property
 from typing import Any
 
 from blender_med.metrics.scoring import score_candidates
-from blender_med.records import Candidate, Score
-from blender_med.stages.base import Advance, Reads, Stage, Unit
+from blender_med.records import Candidate, Question, Score
+from blender_med.stages.base import Advance, Reads, Run, Stage, Unit
 from blender_med.stages.config import ScoreConfig
+from blender_med.stages.generate import question_range
+from blender_med.stages.metric_models import MetricScorers
 from blender_med.store.manifest import read_manifest
 from blender_med.store.shards import part_path, read_part
 
 
 class ScoreStage(Stage):
-    """Scores against the references; one shard for each shard of candidates."""
+    """Scores against the references; one shard for each range of questions.
+
+    The candidates of all experts for the same questions are scored together, so that a model
+    reads each reference once.
+    """
 
     name = "score"
     reads = (
@@ -25,20 +31,75 @@ class ScoreStage(Stage):
     writes = Score
     config: ScoreConfig
 
+    def __init__(self, config: ScoreConfig, run: Run) -> None:
+        super().__init__(config, run)
+        self._scorers = MetricScorers(config.metrics, config.models)
+
+    def identity(self) -> dict[str, Any]:
+        """Adds settings and weights of the models that the metrics need, and of no others."""
+        identity = super().identity()
+        del identity["config"]["models"]
+        models = self._scorers.identity()
+        return identity | ({"models": models} if models else {})
+
     def plan(self, shard_size: int | None) -> list[Unit]:
-        """The units of ``generate``, in the same order."""
-        manifest = read_manifest(self.run.stage_folder("generate"))
-        return [Unit(name, rows) for name, rows in (manifest.parts if manifest else {}).items()]
+        """The ranges of questions of ``generate``, in its order."""
+        sizes: dict[str, int] = {}
+        for name, rows in self._generated.items():
+            sizes[question_range(name)] = sizes.get(question_range(name), 0) + rows
+        return [Unit(name, rows) for name, rows in sizes.items()]
 
     def execute(self, units: Sequence[Unit], advance: Advance) -> Iterator[tuple[Unit, list[Any]]]:
-        """Yield the scores of each shard of candidates."""
+        """Yield the scores of each range of questions."""
+        self._scorers.references = [q.reference for q in self.run.questions if q.reference]
+        try:
+            for unit in units:
+                progress = _Progress(advance, unit.size)
+                candidates = self._candidates(unit)
+                yield unit, list(
+                    score_candidates(
+                        self._questions, candidates, self.config.metrics,
+                        self._scorers.load, progress.add,
+                    )
+                )  # fmt: skip
+                progress.finish()
+        finally:
+            self._scorers.unload()
+
+    def _candidates(self, unit: Unit) -> Iterator[Candidate]:
         folder = self.run.stage_folder("generate")
-        for unit in units:
-            candidates = read_part(part_path(folder, unit.name), Candidate)
-            scores = score_candidates(self._questions, candidates, self.config.metrics)
-            yield unit, list(scores)
-            advance(unit.size)
+        for name in self._generated:
+            if question_range(name) == unit.name:
+                yield from read_part(part_path(folder, name), Candidate)
+
+    @property
+    def _generated(self) -> dict[str, int]:
+        """Rows of each shard of candidates."""
+        manifest = read_manifest(self.run.stage_folder("generate"))
+        return manifest.parts if manifest else {}
 
     @cached_property
-    def _questions(self) -> dict[str, Any]:
+    def _questions(self) -> dict[str, Question]:
         return {question.id: question for question in self.run.questions}
+
+
+class _Progress:
+    """Turns shares of a unit's work into whole steps."""
+
+    def __init__(self, advance: Advance, size: int) -> None:
+        self._advance = advance
+        self._size = size
+        self._share = 0.0
+        self._told = 0
+
+    def add(self, share: float) -> None:
+        self._share += share
+        self._tell(min(self._size, int(self._share * self._size)))
+
+    def finish(self) -> None:
+        self._tell(self._size)
+
+    def _tell(self, done: int) -> None:
+        if done > self._told:
+            self._advance(done - self._told)
+            self._told = done

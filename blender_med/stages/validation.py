@@ -11,8 +11,10 @@ from blender_med.errors import ConfigError, DataError
 from blender_med.experts.loading import load_expert_config
 from blender_med.recipes_folder import find_recipe
 from blender_med.records import Question
+from blender_med.stages.grades.config import load_graded_recipe
 from blender_med.stages.pipeline import open_recipe
 from blender_med.stages.runner import stages_of
+from blender_med.training.config import load_ranker_job
 
 
 def validate_recipe(path: Path, overrides: Iterable[str] = ()) -> str:
@@ -26,14 +28,23 @@ def validate_recipe(path: Path, overrides: Iterable[str] = ()) -> str:
     if "stages" in tree or "dataset" in tree:
         _check_pipeline(file, overrides)
         return "pipeline"
+    if "rankers" in tree:
+        load_graded_recipe(file, overrides)
+        return "grades"
     tree = apply_overrides(tree, overrides)
+    if "ranker" in tree:
+        load_ranker_job(tree, file=file)
+        return "ranker"
     if "engine" in tree or "model" in tree or "package" in tree:
         load_expert_config(tree, file=file)
         return "expert"
     if "type" in tree:
         check_dataset(parse(DatasetConfig, tree, file=file), file, key=None)
         return "data set"
-    fix = "a pipeline has 'stages', an expert 'engine' or 'model', a data set 'type'"
+    fix = (
+        "a pipeline has 'stages', a ranker 'ranker', a comparison on human grades 'rankers',"
+        " an expert 'engine' or 'model', a data set 'type'"
+    )
     raise ConfigError("cannot tell what kind of recipe this is", file=file, fix=fix)
 
 

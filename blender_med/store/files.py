@@ -41,6 +41,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove the temporary files that a killed :func:`atomic_path` has left in ``folder``."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink()
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from blender_med.errors import StoreError
 
+LOCK = "run.lock"
+
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
@@ -18,7 +20,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     Raises:
         StoreError: Another process holds it, or the folder is not writable.
     """
-    path = folder / "run.lock"
+    path = folder / LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from blender_med.stages.comparison.compare import Comparison, compare
+from blender_med.stages.comparison.estimates import Resampling
+from blender_med.stages.comparison.rankings import ranking_rows
 from blender_med.stages.comparison.rows import (
     AnswerCell,
     AnswerRow,
@@ -11,6 +13,7 @@ from blender_med.stages.comparison.rows import (
     CostRow,
     Estimate,
     MethodRow,
+    RankingRow,
     SliceRow,
 )
 
@@ -23,6 +26,9 @@ __all__ = [
     "CostRow",
     "Estimate",
     "MethodRow",
+    "RankingRow",
+    "Resampling",
     "SliceRow",
     "compare",
+    "ranking_rows",
 ]

@@ -169,9 +169,15 @@ def _note(outcome: Outcome) -> str:
 
 
 def _cost_row(row: MethodRow, outcome: Outcome, indices: Ints) -> CostRow:
-    questions = int(outcome.answered[indices].sum())
-    experts = tuple(outcome.experts)
-    return CostRow(row.block, row.method, experts, questions, row.tokens, row.seconds)
+    return CostRow(
+        block=row.block,
+        method=row.method,
+        experts=tuple(outcome.experts),
+        questions=int(outcome.answered[indices].sum()),
+        tokens=row.tokens,
+        seconds=row.seconds,
+        comparisons=int(outcome.comparisons[indices].sum()),
+    )
 
 
 def _confusion_rows(

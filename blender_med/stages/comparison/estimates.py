@@ -18,7 +18,7 @@ from blender_med.metrics.statistics import (
 )
 from blender_med.stages.comparison.outcomes import Outcome
 from blender_med.stages.comparison.rows import Estimate
-from blender_med.stages.methods import BEST_SINGLE
+from blender_med.stages.methods import BEST_SINGLE, ORACLE
 from blender_med.stages.methods.board import Board, Floats, Ints
 
 Estimates = dict[str, Estimate]
@@ -53,6 +53,7 @@ def mean_estimates(
     resampling: Resampling,
     groups: Sequence[Hashable] | None,
     test: Callable[[Floats, Floats], float] | None = None,
+    base: str = BEST_SINGLE,
 ) -> Estimates:
     """Estimates of means by method; a method without any value is left out.
 
@@ -61,13 +62,14 @@ def mean_estimates(
         resampling: Resamples, seed, coverage.
         groups: Group of each question, [n], or None.
         test: Paired test; None takes the paired bootstrap.
+        base: Method that the others are compared with.
     """
     kept = {method: v for method, v in values.items() if not np.isnan(v).all()}
     if not kept:
         return {}
-    base = kept.get(BEST_SINGLE)
+    rival = kept.get(base)
     matrix = np.column_stack(list(kept.values()))
-    differences = matrix[:, :0] if base is None else matrix - base[:, None]
+    differences = matrix[:, :0] if rival is None else matrix - rival[:, None]
     means = bootstrap_means(
         np.hstack([matrix, differences]),
         resamples=resampling.resamples,
@@ -78,10 +80,14 @@ def mean_estimates(
     for column, (method, own) in enumerate(kept.items()):
         low, high = percentile_interval(means[:, column], resampling.alpha)
         estimate = Estimate(float(np.nanmean(own)), low, high)
-        if base is not None and method != BEST_SINGLE and not np.isnan(own - base).all():
-            delta = float(np.nanmean(own - base))
-            units = _units(groups, ~np.isnan(own - base))
-            p = test(own, base) if test else bootstrap_p(means[:, len(kept) + column], delta, units)
+        if rival is not None and method != base and not np.isnan(own - rival).all():
+            delta = float(np.nanmean(own - rival))
+            units = _units(groups, ~np.isnan(own - rival))
+            p = (
+                test(own, rival)
+                if test
+                else bootstrap_p(means[:, len(kept) + column], delta, units)
+            )
             estimate = replace(estimate, delta=delta, p=p)
         result[method] = estimate
     return result
@@ -166,7 +172,7 @@ def with_holm(estimates: Estimates, outcomes: Sequence[Outcome]) -> Estimates:
 
 def is_upper_bound(method: str) -> bool:
     """Whether the method looks at the reference answers."""
-    return method.partition(":")[0] == "oracle"
+    return method.partition(":")[0] == ORACLE
 
 
 def choice_estimates(

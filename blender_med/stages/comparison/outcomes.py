@@ -25,6 +25,7 @@ class Outcome:
         confidence: [n]; NaN where the method has none.
         tokens: [n].
         seconds: [n].
+        comparisons: Pairs of candidates that a ranker compared, [n].
         experts_run: Number of experts used, [n].
         experts: Their names over all questions, in order of first use.
         texts: New texts by question.
@@ -38,6 +39,7 @@ class Outcome:
     confidence: Floats = field(init=False)
     tokens: Ints = field(init=False)
     seconds: Floats = field(init=False)
+    comparisons: Ints = field(init=False)
     experts_run: Ints = field(init=False)
     experts: dict[str, None] = field(default_factory=dict)
     texts: dict[int, str] = field(default_factory=dict)
@@ -48,6 +50,7 @@ class Outcome:
         self.row, self.choice = np.full(n, -1), np.full(n, UNPARSED)
         self.tokens, self.experts_run = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
         self.confidence, self.seconds = np.full(n, np.nan), np.zeros(n)
+        self.comparisons = np.zeros(n, dtype=np.int64)
 
     def add(self, index: int, answer: Answer) -> None:
         """Keep the answer to question ``index``; a later one replaces an earlier one."""
@@ -56,6 +59,7 @@ class Outcome:
         self.choice[index] = UNPARSED if answer.choice_index is None else answer.choice_index
         self.confidence[index] = np.nan if answer.confidence is None else answer.confidence
         self.tokens[index], self.seconds[index] = answer.tokens, answer.seconds
+        self.comparisons[index] = answer.comparisons
         self.experts_run[index] = len(answer.experts_used)
         self.experts |= dict.fromkeys(answer.experts_used)
         if answer.candidate is None and answer.text:

@@ -87,7 +87,13 @@ class SliceRow:
 
 @dataclass(frozen=True, slots=True)
 class CostRow:
-    """What a method spent on a block; tokens are prompt and completion tokens."""
+    """What a method spent on a block.
+
+    Attributes:
+        tokens: Prompt and completion tokens of the experts, and what a ranker read.
+        seconds: Model seconds of the experts and of a ranker.
+        comparisons: Pairs of candidates that a ranker compared.
+    """
 
     block: Block
     method: str
@@ -95,6 +101,7 @@ class CostRow:
     questions: int
     tokens: int
     seconds: float
+    comparisons: int
 
     @property
     def tokens_per_question(self) -> float:
@@ -105,6 +112,24 @@ class CostRow:
     def seconds_per_question(self) -> float:
         """Mean model seconds per answered question."""
         return self.seconds / self.questions
+
+
+@dataclass(frozen=True, slots=True)
+class RankingRow:
+    """How well a ranker orders the candidates of a block.
+
+    Attributes:
+        method: Name of the ranker.
+        label: Metric that says which order is right.
+        n: Questions with candidates of different labels.
+        figures: Means over these questions, by name of the ranking metric.
+    """
+
+    block: Block
+    method: str
+    label: str
+    n: int
+    figures: Mapping[str, Estimate]
 
 
 @dataclass(frozen=True, slots=True)

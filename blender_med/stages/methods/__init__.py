@@ -1,8 +1,8 @@
 """Methods that turn candidates into answers, by name. Light: no method is imported here.
 
 A method is a pure function ``method(board, settings, argument) -> Iterator[Answer]``; the argument
-is what follows the colon of its name (``expert:smollm2-135m``), or "". A method that follows
-a ranker goes through :func:`blender_med.stages.methods.ranked.top_ranked`, which reads Rankings.
+is what follows the colon of its name (``expert:smollm2-135m``), or "". Every ranker of stage
+rank is a method too, under the ranker's name; see :mod:`blender_med.stages.methods.ranked`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from blender_med.records import Task
 from blender_med.registry import Registry
 
 BEST_SINGLE = "best_single"
+ORACLE = "oracle"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ METHOD_SPECS: dict[str, MethodSpec] = {
     "weighted_vote": MethodSpec(f"{_HERE}.voting:weighted_vote", ("mcq",), fitted=("dev",)),
     "self_consistency": MethodSpec(f"{_HERE}.voting:self_consistency", ("mcq",), "expert"),
     "mbr": MethodSpec(f"{_HERE}.mbr:mbr", ("long",)),
-    "oracle": MethodSpec(f"{_HERE}.single:oracle", argument="metric"),
+    ORACLE: MethodSpec(f"{_HERE}.single:oracle", argument="metric"),
 }
 
 METHODS = Registry("method", {name: spec.target for name, spec in METHOD_SPECS.items()})

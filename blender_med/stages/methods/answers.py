@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
 from blender_med.errors import ConfigError
 from blender_med.metrics import METRIC_SPECS, METRICS
-from blender_med.records import Answer
+from blender_med.records import Answer, Ranking
 from blender_med.registry import suggestion
-from blender_med.stages.methods import METHOD_SPECS, METHODS, MethodSettings
+from blender_med.stages.methods import METHOD_SPECS, METHODS, ORACLE, MethodSettings
 from blender_med.stages.methods.board import Board
+from blender_med.stages.methods.ranked import top_ranked
 
 
 def check_method(
-    name: str, *, experts: Collection[str], metrics: Collection[str], key: str = "methods"
+    name: str,
+    *,
+    experts: Collection[str],
+    metrics: Collection[str],
+    rankers: Collection[str] = (),
+    key: str = "methods",
 ) -> str:
-    """Return ``name`` if it is a method with a fitting argument.
+    """Return ``name`` if it is a ranker, or a method with a fitting argument.
 
     Args:
         name: Such as ``mbr`` or ``expert:smollm2-135m``.
         experts: Experts of the run.
         metrics: Metrics that the run scores.
+        rankers: Rankers of the run's stage rank.
         key: Recipe key, for the message.
 
     Raises:
         ConfigError: The method, the expert or the metric is not known, or stands where none may.
     """
+    if name in rankers:
+        return name
     base, colon, argument = name.partition(":")
-    kind = METHOD_SPECS[METHODS.check(base, key=key)].argument
+    if base not in METHODS:
+        fix = suggestion(name, [*METHODS, *rankers])
+        raise ConfigError("unknown method", key=key, value=name, fix=fix)
+    kind = METHOD_SPECS[base].argument
     known = {"expert": experts, "metric": [m for m in metrics if _is_directed(m)], None: ()}[kind]
     if kind == "metric" and not colon:
         return name
@@ -93,7 +106,10 @@ def _is_fitted(name: str, board: Board, settings: MethodSettings) -> bool:
 
 
 def answer_board(
-    board: Board, settings: MethodSettings, methods: Sequence[str] | None = None
+    board: Board,
+    settings: MethodSettings,
+    methods: Sequence[str] | None = None,
+    rankings: Mapping[str, Iterable[Ranking]] = MappingProxyType({}),
 ) -> Iterator[Answer]:
     """Answers of methods to the questions of a board, method by method.
 
@@ -101,15 +117,24 @@ def answer_board(
         board: The frozen candidates.
         settings: Seed, primary metrics, utility.
         methods: Names; those of another task, or of an expert that is not on the board, are
-            passed over. None takes all that :func:`method_names` finds.
+            passed over. None takes all that :func:`method_names` finds, and every ranker; upper
+            bounds come last.
+        rankings: Those of each ranker, by its name.
 
     Raises:
         DataError: A method named here has nothing to learn from, or a metric was not scored.
         ConfigError: A name is not known.
     """
-    names = method_names(board, settings) if methods is None else methods
+    names = _all_names(board, settings, rankings) if methods is None else methods
     for name in names:
         base, _, argument = name.partition(":")
-        METHODS.check(base, key="methods")
-        if _applies(name, board):
+        if name in rankings:
+            yield from top_ranked(board, rankings[name])
+        elif METHODS.check(base, key="methods") and _applies(name, board):
             yield from METHODS.load(base)(board, settings, argument)
+
+
+def _all_names(board: Board, settings: MethodSettings, rankers: Iterable[str]) -> list[str]:
+    names = method_names(board, settings)
+    bounds = [name for name in names if name.partition(":")[0] == ORACLE]
+    return [*(name for name in names if name not in bounds), *rankers, *bounds]

@@ -1,0 +1,214 @@
+"""The transformers Trainer, set up for rankers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainingArguments,
+)
+
+from blender_med.data.pairs import RankingExample
+from blender_med.errors import ConfigError, MissingDependencyError
+from blender_med.training.batches import BatchMaker, EpochSampler, ExampleDataset, text_length
+from blender_med.training.callbacks import (
+    CheckpointMarker,
+    DivergenceCheck,
+    EarlyStopping,
+    ProgressReport,
+)
+from blender_med.training.checkpoints import ACCURACY, CHECKPOINTS, LOG
+from blender_med.training.config import Precision, RankerJob, TrainingSettings
+from blender_med.training.evaluation import dev_accuracy
+from blender_med.training.examples import TrainingExamples
+
+_OPTIMIZERS = {"adafactor": "adafactor", "adamw": "adamw_torch"}
+# The best and the last checkpoint, and the one before it for as long as the last is unfinished.
+_KEPT_CHECKPOINTS = 3
+
+
+class RankerTrainer(Trainer):
+    """Trains a ranker on examples and measures it by ranking dev examples.
+
+    Args:
+        ranker: Has ``training_batch``, ``forward`` with a loss, and ``rank``.
+        arguments: From :func:`training_arguments`.
+        train: Examples to learn from, at least one.
+        dev: Examples to measure on, at least one.
+        rank_settings: Keyword arguments of ``rank`` for that.
+        callbacks: What happens beside.
+    """
+
+    control: TrainerControl
+
+    def __init__(
+        self,
+        ranker: Any,
+        arguments: TrainingArguments,
+        train: Sequence[RankingExample],
+        dev: Sequence[RankingExample],
+        rank_settings: Mapping[str, Any],
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        super().__init__(
+            ranker,
+            arguments,
+            data_collator=BatchMaker(ranker, arguments.seed),
+            train_dataset=ExampleDataset(train),
+            eval_dataset=ExampleDataset(dev),
+            callbacks=callbacks,
+        )
+        self._dev, self._rank_settings = dev, rank_settings
+        # The rankers' forward takes any keyword, which the Trainer would read as "divides its
+        # loss by the items of all micro-batches by itself".
+        self.model_accepts_loss_kwargs = False
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches of questions in the epoch's order."""
+        dataset = self.train_dataset
+        lengths = [text_length(dataset[0, i][1]) for i in range(len(dataset))]
+        step_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_size=self.args.train_batch_size,
+            sampler=EpochSampler(lengths, step_size, self.args.seed),
+            collate_fn=self.data_collator,
+        )
+        return self.accelerator.prepare(loader)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Pairwise accuracy on the dev examples, logged as ``eval_pairwise_accuracy``."""
+        metrics = {ACCURACY: dev_accuracy(self.model, self._dev, self._rank_settings)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+
+def training_arguments(
+    settings: TrainingSettings, folder: Path, precision: Precision, *, seed: int, examples: int
+) -> TrainingArguments:
+    """Settings of a job as those of the Trainer.
+
+    Args:
+        settings: Of the job.
+        folder: For checkpoints.
+        precision: What ``precision`` came to on this machine.
+        seed: Of the job.
+        examples: Number of training examples.
+    """
+    every = max(1, round(settings.evaluate_every * settings.steps_per_epoch(examples)))
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=min(settings.batch_size, settings.micro_batch_size),
+        gradient_accumulation_steps=settings.accumulation_steps,
+        num_train_epochs=settings.epochs,
+        optim=_OPTIMIZERS[settings.optimizer],
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup_steps(examples),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=precision == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=settings.gradient_checkpointing,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=_KEPT_CHECKPOINTS,
+        metric_for_best_model=ACCURACY,
+        greater_is_better=True,
+        logging_steps=settings.logging_steps,
+        logging_nan_inf_filter=False,
+        seed=seed,
+        data_seed=seed,
+        remove_unused_columns=False,
+        report_to="none",  # see reporters()
+        disable_tqdm=True,
+        log_level="error",
+        dataloader_pin_memory=False,
+    )
+    # Several visible GPUs would be wrapped in DataParallel, which cuts batches apart by rows.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def build_trainer(
+    job: RankerJob,
+    ranker: Any,
+    examples: TrainingExamples,
+    folder: Path,
+    precision: Precision,
+    advance: Callable[[int], None],
+) -> RankerTrainer:
+    """The trainer of a job.
+
+    Args:
+        job: The recipe.
+        ranker: The model to train.
+        examples: What it learns from.
+        folder: Of the ranker; checkpoints, log and TensorBoard files are written into it.
+        precision: What the setting came to on this machine.
+        advance: Called with optimiser steps as they are done.
+
+    Raises:
+        ConfigError: ``report_to`` names no integration of transformers.
+        MissingDependencyError: An integration that it names is not installed.
+    """
+    settings, checkpoints = job.training, folder / CHECKPOINTS
+    arguments = training_arguments(
+        settings, checkpoints, precision, seed=job.seed, examples=len(examples.train)
+    )
+    callbacks: list[TrainerCallback] = [
+        DivergenceCheck(),
+        EarlyStopping(settings.patience),
+        CheckpointMarker(checkpoints, folder / LOG),
+        ProgressReport(job.name, advance),
+        *reporters(settings.report_to, folder / "tensorboard"),
+    ]
+    trainer = RankerTrainer(
+        ranker,
+        arguments,
+        examples.train,
+        examples.dev[: settings.max_dev_questions],
+        job.ranker.dev_settings(precision),
+        callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def reporters(names: Sequence[str], folder: Path) -> list[TrainerCallback]:
+    """Callbacks that report to TensorBoard (files in ``folder``) and to other integrations.
+
+    Raises:
+        ConfigError: A name is none of an integration of transformers.
+        MissingDependencyError: An integration is not installed.
+    """
+    from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
+
+    key = "training.report_to"
+    try:
+        kinds = get_reporting_integration_callbacks(list(names))
+        return [kind(_writer(folder)) if kind is TensorBoardCallback else kind() for kind in kinds]
+    except ValueError as error:
+        problem = f"no such integration: {error}"
+        raise ConfigError(problem, key=key, value=names, fix="correct the name") from error
+    except (ImportError, RuntimeError) as error:
+        fix = "install it, or leave it out"
+        raise MissingDependencyError(str(error), key=key, value=names, fix=fix) from error
+
+
+def _writer(folder: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(log_dir=str(folder))

@@ -1,0 +1,111 @@
+"""A training that is killed at any moment and started again ends with the same weights."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "blender_med", "train"]
+
+
+def _candidates(path: Path) -> None:
+    """Forty scored questions, a quarter of them dev by the file's own splits."""
+    rng = random.Random(3)
+    path.mkdir()
+    for split, count in (("train", 30), ("val", 10)):
+        with (path / f"{split}_data.jsonl").open("w") as file:
+            for i in range(count):
+                texts = [
+                    " ".join(rng.choices(["good", "bad", "pain", "dose"], k=6)) for _ in range(3)
+                ]
+                candidates = [
+                    {"model": f"m{k}", "text": text, "scores": {"goodness": text.count("good")}}
+                    for k, text in enumerate(texts)
+                ]
+                row = {"id": f"{split}-{i}", "instruction": f"what causes condition number {i} ?"}
+                file.write(
+                    json.dumps(row | {"input": "", "output": "good", "candidates": candidates})
+                    + "\n"
+                )
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_encoder: Path) -> Path:
+    """A PairRanker with dropout, accumulation and checkpoints in the middle of epochs."""
+    _candidates(tmp_path / "data")
+    tree = {
+        "name": "toy",
+        "labels": ["goodness"],
+        "data": {"candidates": str(tmp_path / "data")},
+        "ranker": {
+            "type": "pairranker",
+            "backbone": str(tiny_encoder),
+            "source_maxlength": 12,
+            "candidate_maxlength": 12,
+            "drop_out": 0.3,
+        },
+        "training": {
+            "epochs": 4,
+            "batch_size": 4,
+            "micro_batch_size": 2,
+            "optimizer": "adamw",
+            "learning_rate": 1e-3,
+            "precision": "float32",
+            "evaluate_every": 0.3,
+            "patience": None,
+            "logging_steps": 1,
+            "report_to": [],
+        },
+    }
+    file = tmp_path / "toy.yaml"
+    file.write_text(json.dumps(tree))
+    return file
+
+
+def _checkpoints(folder: Path) -> int:
+    steps = [int(p.name.rpartition("-")[2]) for p in folder.glob("checkpoints/checkpoint-*")]
+    return max(steps, default=0)
+
+
+def _start_and_kill(command: list[str], folder: Path, step: int) -> bool:
+    """Start a training and kill it once a checkpoint of ``step`` is there; whether it was cut."""
+    process = subprocess.Popen(command)
+    while process.poll() is None and _checkpoints(folder) < step:
+        time.sleep(0.002)
+    # Some kills fall into the writing of the checkpoint, some behind it.
+    time.sleep(random.Random(step).random() * 0.05)
+    if process.poll() is None:
+        process.send_signal(signal.SIGKILL)
+    return process.wait() == -signal.SIGKILL
+
+
+def _log(folder: Path) -> list[dict[str, str]]:
+    with (folder / "training.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_killed_training_equals_an_uninterrupted_one(recipe, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = [*COMMAND, str(recipe), "-q", "--set", f"output_dir={whole}"]
+    subprocess.run(command, check=True)
+
+    command[-1] = f"output_dir={killed}"
+    cut = [_start_and_kill(command, killed / "toy", step) for step in (2, 9, 20)]
+    assert all(cut), "a kill came too late to test anything"
+    subprocess.run(command, check=True)
+
+    assert len(_log(whole / "toy")) > 30
+    assert _log(killed / "toy") == _log(whole / "toy")
+    weights = [(folder / "toy" / "model.safetensors").read_bytes() for folder in (whole, killed)]
+    assert weights[0] == weights[1]
+    names = [{path.name for path in (folder / "toy").iterdir()} for folder in (whole, killed)]
+    assert names[0] == names[1]
