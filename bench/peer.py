@@ -17,9 +17,9 @@ def peer_python(packages: Sequence[str]) -> Path:
     """Python of an environment with ``packages`` and our version of torch; made on first use."""
     import torch
 
-    from blender_med.experts.packages import cache_dir
+    from blender_med.store.cache import cache_root
 
-    folder = cache_dir() / "bench" / "-".join(packages).replace("==", "-")
+    folder = cache_root() / "bench" / "-".join(packages).replace("==", "-")
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from blender_med.fusers.config import Decoding
 from blender_med.fusers.prompts import FusionPrompt, PromptFormatter
 from blender_med.fusers.sampling import RowSampling, row_seed
 from blender_med.fusers.shared_keys import ATTENTION, read_source
+from blender_med.packed import pack_linear_layers
 
 BATCH_TOKENS = 8192
 _MOST_SEQUENCES = 96  # prompts times beams that are decoded together
@@ -28,6 +31,9 @@ _MODEL_IDS = (
 
 class TransformersEngine:
     """``generate`` in batches of similar length, longest first.
+
+    On a CPU the first call copies the weights of the linear layers into the layout that computes
+    fastest; after a change of the weights make a new engine.
 
     Args:
         model: Encoder-decoder or decoder-only model, in evaluation mode.
@@ -67,6 +73,15 @@ class TransformersEngine:
                 advance(len(batch))
         return [done[i] for i in range(len(prompts))]
 
+    @cached_property
+    def _runner(self) -> Any:
+        """The model, on a CPU with packed linear layers; everything else is the model's own."""
+        if self.model.device.type != "cpu":
+            return self.model
+        own = [*self.model.parameters(), *self.model.buffers()]
+        twin = copy.deepcopy(self.model, {id(tensor): tensor for tensor in own})
+        return pack_linear_layers(twin)
+
     def _batch(
         self, prompts: Sequence[FusionPrompt], decoding: Decoding, beams: int
     ) -> list[Generation]:
@@ -76,18 +91,20 @@ class TransformersEngine:
             seeds = [row_seed(decoding.seed, prompt.ids) for prompt in prompts]
             processors.append(RowSampling(decoding, seeds))
         with torch.inference_mode():
-            output = self.model.generate(
+            output = self._runner.generate(
                 attention_mask=mask,
                 generation_config=self._settings(decoding, beams),
                 logits_processor=processors,
-                **self._source(ids, mask, beams),
+                **self._source(ids, mask, decoding, beams),
             )
         skipped = 1 if self._encoder_decoder else ids.shape[1]
         return [self._generation(row) for row in output[:, skipped:].tolist()]
 
-    def _source(self, ids: torch.Tensor, mask: torch.Tensor, beams: int) -> dict[str, Any]:
+    def _source(
+        self, ids: torch.Tensor, mask: torch.Tensor, decoding: Decoding, beams: int
+    ) -> dict[str, Any]:
         if beams > 1 and self.model.config._attn_implementation == ATTENTION:
-            return read_source(self.model, ids, mask)
+            return read_source(self._runner, ids, mask, decoding.max_new_tokens)
         return {"input_ids": ids}
 
     def _settings(self, decoding: Decoding, beams: int) -> GenerationConfig:

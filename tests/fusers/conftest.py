@@ -44,25 +44,37 @@ def chat_tokenizer() -> Any:
     return tokenizer
 
 
+TINY_T5 = {
+    "vocab_size": 280,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "feed_forward_proj": "gated-gelu",
+    "decoder_start_token_id": 0,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "initializer_factor": 4.0,
+}
+
+
 @pytest.fixture(scope="session")
 def tiny_t5(tmp_path_factory: pytest.TempPathFactory, seq2seq_tokenizer: Any) -> Path:
     from transformers import T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=280,
-        d_model=32,
-        d_kv=8,
-        d_ff=64,
-        num_layers=2,
-        num_heads=4,
-        feed_forward_proj="gated-gelu",
-        decoder_start_token_id=0,
-        pad_token_id=0,
-        eos_token_id=1,
-        initializer_factor=4.0,
-    )
-    return _saved(T5ForConditionalGeneration(config), seq2seq_tokenizer, tmp_path_factory)
+    model = T5ForConditionalGeneration(T5Config(**TINY_T5))
+    return _saved(model, seq2seq_tokenizer, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def tiny_mt5(tmp_path_factory: pytest.TempPathFactory, seq2seq_tokenizer: Any) -> Path:
+    from transformers import MT5Config, MT5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    model = MT5ForConditionalGeneration(MT5Config(**TINY_T5))
+    return _saved(model, seq2seq_tokenizer, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

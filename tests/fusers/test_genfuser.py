@@ -99,14 +99,14 @@ def test_greedy_llama_writes_what_generate_writes(llama, tiny_llama):
     assert llama.fuse(INSTRUCTIONS[:1], INPUTS[:1], CANDIDATES[:1], **SHORT) == [expected.strip()]
 
 
-@pytest.mark.parametrize("family", ["tiny_t5", "tiny_bart"])
+@pytest.mark.parametrize("family", ["tiny_t5", "tiny_mt5", "tiny_bart"])
 def test_shared_keys_equal_plain_beam_search(request, family, monkeypatch):
     folder = request.getfixturevalue(family)
     seen = []
     from blender_med.fusers import generation, shared_keys
 
-    def watched(model, ids, mask):
-        source = shared_keys.read_source(model, ids, mask)
+    def watched(model, ids, *arguments):
+        source = shared_keys.read_source(model, ids, *arguments)
         seen.append((len(ids), source["past_key_values"]))
         return source
 
@@ -118,6 +118,16 @@ def test_shared_keys_equal_plain_beam_search(request, family, monkeypatch):
     plain = load(folder, attn_implementation="eager")
     assert plain.fuse(INSTRUCTIONS, INPUTS, CANDIDATES, num_beams=3, **SHORT) == shared
     assert len(seen) == 1
+
+
+def test_fusing_leaves_the_models_weights_alone(t5):
+    before = {name: weight.clone() for name, weight in t5.engine.model.state_dict().items()}
+    t5.fuse(INSTRUCTIONS, INPUTS, CANDIDATES, **SHORT)
+    after = t5.engine.model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    shared = t5.engine._runner.get_input_embeddings().weight
+    assert shared.data_ptr() == t5.engine.model.get_input_embeddings().weight.data_ptr()
 
 
 def test_number_of_candidates(t5):
