@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -277,6 +278,16 @@ class AppliedBM25(AppliedRanker):
     """BM25 of question and candidate; needs no model."""
 
     type: Literal["bm25"] = "bm25"
+
+    def load(self, folder: Path | None = None, corpus: Iterable[str] | None = None) -> Any:
+        """The ranker, ready to rank.
+
+        Args:
+            folder: Not looked at: nothing is trained.
+            corpus: Texts that say how rare a word is; a question's few candidates say little.
+                None: the candidates of each question.
+        """
+        return RANKERS.load(self.type)(corpus)
 
 
 RankerToApply = Annotated[

@@ -14,7 +14,7 @@ from blender_med.data.pairs import source_text
 from blender_med.errors import ConfigError
 from blender_med.experts.revision import weights_revision
 from blender_med.metrics import METRIC_SPECS
-from blender_med.rankers.config import RankerToApply, TrainedRanker
+from blender_med.rankers.config import AppliedBM25, RankerToApply, TrainedRanker
 from blender_med.records import Candidate, Question, Ranking, Task
 from blender_med.registry import suggestion
 from blender_med.stages.base import Advance, Reads, Run, Stage, Unit, chunks
@@ -87,13 +87,19 @@ class Rank(Stage):
     def _rank(
         self, ranker: RankerToApply, units: Sequence[Unit], advance: Advance
     ) -> Iterator[tuple[Unit, list[Ranking]]]:
-        loaded = ranker.load(self._folder(ranker))
+        loaded = self._loaded(ranker)
         questions = self._questions(ranker)
         for unit in units:
             start, stop = (int(number) for number in unit.name.rsplit("-", 2)[1:])
             groups = [g for q in questions[start:stop] for g in self._groups.get(q.id, ())]
             yield unit, rank_groups(ranker.method, loaded, groups, ranker.rank_settings())
             advance(unit.size)
+
+    def _loaded(self, ranker: RankerToApply) -> Any:
+        if not isinstance(ranker, AppliedBM25):
+            return ranker.load(self._folder(ranker))
+        groups = (group for own in self._groups.values() for group in own)
+        return ranker.load(corpus=(c.text for group in groups for c in group.candidates))
 
     def _folder(self, ranker: RankerToApply) -> Path | None:
         trained = ranker.trained if isinstance(ranker, TrainedRanker) else None

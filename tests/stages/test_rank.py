@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from blender_med.data.pairs import source_text
 from blender_med.errors import ConfigError
-from blender_med.records import Answer, Ranking
+from blender_med.rankers.similarity import BM25Ranker
+from blender_med.records import Answer, Candidate, Ranking
 from blender_med.stages.pipeline import open_recipe
 from blender_med.stages.rank import stored_rankings
 from blender_med.stages.runner import Selection, stages_of
@@ -98,6 +100,19 @@ def test_only_chosen_splits_are_ranked(untrained, go) -> None:
     run, _ = go(untrained, "stages.rank.splits=[test]")
     assert {r.question_id for r in stored_rankings(run)["bm25"]} == _ids(run, "test")
     assert {r["split"] for r in _table(run, "ranking.csv")} == {"test"}
+
+
+def test_all_candidates_of_the_run_say_how_rare_a_word_is(untrained, go) -> None:
+    run, _ = go(untrained)
+    candidates = list(read_parts(run.stage_folder("generate"), Candidate))
+    texts = {(c.question_id, c.protocol, c.key): c.text for c in candidates}
+    ranker = BM25Ranker(text for text in texts.values())
+    for ranking in stored_rankings(run)["bm25"]:
+        [question] = [q for q in run.questions if q.id == ranking.question_id]
+        own = [texts[question.id, ranking.protocol, key] for key in ranking.candidates]
+        [expected] = ranker.rank([source_text(question)], [own])
+        assert ranking.scores == pytest.approx(expected.scores)
+    assert any(score > 0 for r in stored_rankings(run)["bm25"] for score in r.scores)
 
 
 def test_up_to_date_resumed_and_changed(untrained, go) -> None:

@@ -153,12 +153,13 @@ def _worded(question: Question, asked: Asked) -> Question:
 
 
 def _ranked(ranker: RankerToApply, blocks: Sequence[Block]) -> Iterator[list[Floats]]:
-    """Scores of a ranker for each block."""
+    """Scores of a ranker for each block; the answers of a block are BM25's collection."""
     loaded = None if isinstance(ranker, AppliedBM25) else ranker.load()
     for block in blocks:
-        texts = [text for example in block.examples for text in example.candidates]
-        # The block is BM25's collection: a handful of answers says little about rare words.
-        own = RANKERS.load(ranker.type)(texts) if loaded is None else loaded
+        own = loaded
+        if isinstance(ranker, AppliedBM25):
+            texts = (text for example in block.examples for text in example.candidates)
+            own = ranker.load(corpus=texts)
         yield _scores(own, block.examples, ranker.rank_settings())
 
 
