@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import pytest
 
 COMMAND = [sys.executable, "-m", "blender_med", "run"]
 STAGES = ("prepare", "generate", "score", "evaluate")
@@ -70,8 +70,7 @@ def _start_and_stop(command: list, environment: dict, run: Path, files: int, num
     return process.wait() != 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_killed_run_equals_an_uninterrupted_one(recipe_tree, save_recipe, tmp_path, number) -> None:
+def test_killed_run_equals_an_uninterrupted_one(recipe_tree, save_recipe, tmp_path) -> None:
     path = save_recipe(_slow_recipe(recipe_tree))
     runs = tmp_path / "runs"
     environment = os.environ | {"BLENDER_MED_CACHE": str(tmp_path / "first-cache")}
@@ -80,9 +79,15 @@ def test_killed_run_equals_an_uninterrupted_one(recipe_tree, save_recipe, tmp_pa
 
     environment["BLENDER_MED_CACHE"] = str(tmp_path / "second-cache")
     command = [*COMMAND, path, "-q", "--set", "name=killed"]
-    points = sorted(random.Random(17).sample(range(1, total), 5))
-    cut = [_start_and_stop(command, environment, runs / "killed", n, number) for n in points]
-    assert sum(cut) >= 3, "the signals came too late to test anything"
+    points = sorted(random.Random(17).sample(range(1, total), 7))
+    signals = [signal.SIGKILL, signal.SIGINT] * 3 + [signal.SIGKILL]
+    cut = Counter(
+        number
+        for point, number in zip(points, signals, strict=True)
+        if _start_and_stop(command, environment, runs / "killed", point, number)
+    )
+    assert cut[signal.SIGKILL] >= 3, "the signals came too late to test anything"
+    assert cut[signal.SIGINT] >= 2, "the signals came too late to test anything"
     subprocess.run(command, env=environment, check=True)
 
     assert _shards(runs / "killed") == _shards(runs / "whole")
