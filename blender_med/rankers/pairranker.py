@@ -157,13 +157,19 @@ class PairRanker(PreTrainedModel):
 
     @classmethod
     def from_backbone(
-        cls, path: str | Path, *, allow_pickle: bool = False, **settings: Any
+        cls,
+        path: str | Path,
+        *,
+        allow_pickle: bool = False,
+        revision: str | None = None,
+        **settings: Any,
     ) -> PairRanker:
         """A ranker to be trained: pretrained backbone, new head, special tokens added.
 
         Args:
             path: Local folder, Hub id or package source of the backbone.
             allow_pickle: Read a ``pytorch_model.bin`` where there are no safetensors.
+            revision: Of a Hub id.
             settings: Fields of :class:`PairRankerConfig`. Lengths not given are PairRM's
                 (1224/412) where the backbone has positions for them, else 128/128.
 
@@ -173,10 +179,10 @@ class PairRanker(PreTrainedModel):
         """
         check_pickle(Path(local_folder(path) or path), allow_pickle=allow_pickle)
         backbone = load_pretrained(
-            AutoModel, path, dtype="float32", optional=UNUSED_WEIGHTS,
+            AutoModel, path, dtype="float32", optional=UNUSED_WEIGHTS, revision=revision,
             use_safetensors=None if allow_pickle else True,
         )  # fmt: skip
-        tokenizer = load_tokenizer(path)
+        tokenizer = load_tokenizer(path, revision)
         add_prefixes(tokenizer)
         backbone.resize_token_embeddings(len(tokenizer))
         source, candidate = default_lengths(backbone.config)

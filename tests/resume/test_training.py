@@ -92,6 +92,7 @@ def _log(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_killed_training_equals_an_uninterrupted_one(recipe, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -99,7 +100,7 @@ def test_killed_training_equals_an_uninterrupted_one(recipe, tmp_path, monkeypat
     subprocess.run(command, check=True)
 
     command[-1] = f"output_dir={killed}"
-    cut = [_start_and_kill(command, killed / "toy", step) for step in (2, 9, 20)]
+    cut = [_start_and_kill(command, killed / "toy", step) for step in (2, 19)]
     assert all(cut), "a kill came too late to test anything"
     subprocess.run(command, check=True)
 

@@ -13,6 +13,7 @@ import yaml
 from blender_med.errors import ConfigError, DataError
 from blender_med.rankers import RANKERS
 from blender_med.store.manifest import read_manifest
+from blender_med.training import job as job_module
 from blender_med.training import trainer
 from blender_med.training.checkpoints import ACCURACY
 from blender_med.training.evaluation import dev_accuracy
@@ -87,6 +88,54 @@ def test_the_seed_decides_the_result(make_job, examples, tmp_path) -> None:
         train_ranker(make_job("pairranker", seed=seed), examples, tmp_path / name)
     assert _weights(tmp_path / "first") == _weights(tmp_path / "again")
     assert _weights(tmp_path / "first") != _weights(tmp_path / "other")
+
+
+@pytest.mark.parametrize("kind", ["pairranker", "simcls"])
+def test_an_interrupted_job_ends_with_the_weights_of_an_undisturbed_one(
+    make_job, examples, tmp_path, kind
+) -> None:
+    # Checkpoints after steps 1, 2, ... of 9; an epoch has 3 steps of two forward passes.
+    job = make_job(kind, epochs=3, evaluate_every=0.3, patience=None)
+    train_ranker(job, examples, tmp_path / "whole")
+    for stop in (2, 5, 6):
+        with pytest.raises(KeyboardInterrupt):
+            train_ranker(job, examples, tmp_path / "cut", advance=_Interrupt(stop))
+    steps: list[int] = []
+    assert train_ranker(job, examples, tmp_path / "cut", advance=steps.append)
+    # What was done before counts at once; the rest is done step by step.
+    assert [step for step in steps if step] == [5, 1, 1, 1, 1]
+    assert _weights(tmp_path / "cut") == _weights(tmp_path / "whole")
+    assert _rows(tmp_path / "cut") == _rows(tmp_path / "whole")
+
+
+class _Interrupt:
+    """Ctrl-C during a step."""
+
+    def __init__(self, stop: int) -> None:
+        self._left = stop
+
+    def __call__(self, steps: int) -> None:
+        self._left -= steps
+        if self._left <= 0:
+            raise KeyboardInterrupt
+
+
+def test_a_job_stopped_early_and_then_killed_does_not_train_on(
+    make_job, examples, tmp_path, monkeypatch
+) -> None:
+    accuracies = iter([0.9, 0.1])
+    monkeypatch.setattr(trainer, "dev_accuracy", lambda *given: next(accuracies))
+    monkeypatch.setattr(job_module, "_finish", _killed)
+    job = make_job(epochs=5, evaluate_every=1, patience=1)
+    with pytest.raises(KeyboardInterrupt):
+        train_ranker(job, examples, tmp_path)
+    monkeypatch.undo()
+    assert train_ranker(job, examples, tmp_path)
+    assert [row["step"] for row in _rows(tmp_path) if row[ACCURACY]] == ["3", "6"]
+
+
+def _killed(*given: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_foreign_folder_is_not_touched(make_job, examples, tmp_path) -> None:
