@@ -129,7 +129,8 @@ class Board:
             DataError: No candidate was scored with it.
         """
         if name not in self.scores:
-            fix = f"add it to 'metrics' of stage score, or use one of: {', '.join(self.scores)}"
+            others = f", or use one of: {', '.join(self.scores)}" if self.scores else ""
+            fix = f"add it to 'metrics' of stage score{others}"
             raise DataError(f"no score of this metric on {self.name}", value=name, fix=fix)
         return self.scores[name]
 
