@@ -306,7 +306,7 @@ def test_the_primary_metric_must_be_scored():
     questions, candidates, scores = clinic()
     with pytest.raises(DataError, match="no score of this metric"):
         compared(questions, candidates, [s for s in scores if s.metric != "rougeL"])
-    with pytest.raises(DataError, match="Fix: add it to 'metrics' of stage score$"):
+    with pytest.raises(DataError, match=r"Fix: add it to 'metrics' of stage score$"):
         compared(questions, candidates, [])
 
 
