@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from blender_med.rankers.aggregate import Floats, ranks
+from blender_med.rankers.aggregate import ranks
 from blender_med.rankers.base import RankedCandidates
 from blender_med.rankers.collate import Ids, Pair, PairEncoder
+from blender_med.rankers.utilities import Floats
 
 
 class Contest:

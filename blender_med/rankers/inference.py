@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
+
 from blender_med.batching import token_budget_batches
 from blender_med.errors import ConfigError
 from blender_med.models import torch_dtype
@@ -18,9 +20,9 @@ from blender_med.rankers.scorer import PairScorer, prepared
 from blender_med.rankers.strategies import MEET_THEMSELVES, Strategy
 from blender_med.rankers.strategies import strategy as strategy_named
 
-# Comparisons of a window. More share batches with less padding; fewer keep memory small and
-# progress visible.
-_WINDOW = 2048
+# Comparisons that open a window of questions. More fill the later rounds of a strategy better;
+# fewer keep memory small and progress visible.
+_WINDOW = 1024
 
 
 class Comparison(NamedTuple):
@@ -38,6 +40,7 @@ def rank_questions(
     *,
     strategy: str,
     aggregation: str,
+    top_k: int,
     batch_tokens: int,
     dtype: str | None,
     advance: Advance | None,
@@ -47,13 +50,13 @@ def rank_questions(
     if batch_tokens < 1:
         fix = "give at least 1; a longer row stands alone"
         raise ConfigError("no room in a batch", key="batch_tokens", value=batch_tokens, fix=fix)
-    compare, aggregate = strategy_named(strategy), aggregation_named(aggregation)
+    compare, aggregate = strategy_named(strategy, top_k), aggregation_named(aggregation)
     meet_themselves = compare in MEET_THEMSELVES
     encoder = model.encoder
     rankings: Rankings = []
     with _evaluating(model):
         scorer = prepared(model, model.dtype if dtype is None else torch_dtype(dtype))
-        for window in _windows([len(group) for group in candidates]):
+        for window in _windows([len(group) for group in candidates], compare):
             group = contests(
                 sources[window], candidates[window], encoder, compare_equals=meet_themselves
             )
@@ -75,11 +78,12 @@ def _evaluating(model: PairRanker) -> Iterator[None]:
         model.train(was_training)
 
 
-def _windows(sizes: Sequence[int]) -> Iterator[slice]:
-    """Runs of questions with about ``_WINDOW`` ordered pairs; at least one question each."""
+def _windows(sizes: Sequence[int], compare: Strategy) -> Iterator[slice]:
+    """Runs of questions with about ``_WINDOW`` first comparisons; at least one question each."""
+    first = {n: len(compare(np.where(np.eye(n), 0.0, np.nan))) for n in set(sizes)}
     start = pairs = 0
     for end, size in enumerate(sizes, start=1):
-        pairs += size * (size - 1)
+        pairs += first[size]
         if pairs >= _WINDOW or end == len(sizes):
             yield slice(start, end)
             start, pairs = end, 0

@@ -318,6 +318,7 @@ class PairRanker(PreTrainedModel):
         *,
         strategy: str = "full",
         aggregation: str = "max_logits",
+        top_k: int = 3,
         batch_tokens: int = 4096,
         dtype: str | None = None,
         advance: Advance | None = None,
@@ -331,9 +332,11 @@ class PairRanker(PreTrainedModel):
             sources: Questions (instruction and input joined), [n].
             candidates: Candidates of each question; any number from 1.
             strategy: ``full`` (all n (n - 1) ordered pairs), ``bubble`` (one pass, n - 1 pairs in
-                both orders), ``bubble_worst`` (the same for the worst candidate) or ``one_order``
-                (of two candidates only as they stand).
+                both orders), ``bubble_worst`` (the same for the worst candidate), ``one_order``
+                (of two candidates only as they stand) or ``adaptive`` (as many as settle the
+                best and the set of the first ``top_k``).
             aggregation: ``max_logits``, ``max_wins`` or ``bradley_terry``.
+            top_k: Places that ``adaptive`` settles.
             batch_tokens: Most tokens of a forward pass; speed only.
             dtype: Of the computation, such as ``bfloat16``; None: that of the weights. What is
                 prepared for it is kept until the weights change.
@@ -349,7 +352,7 @@ class PairRanker(PreTrainedModel):
         from blender_med.rankers.inference import rank_questions
 
         return rank_questions(
-            self, sources, candidates, strategy=strategy, aggregation=aggregation,
+            self, sources, candidates, strategy=strategy, aggregation=aggregation, top_k=top_k,
             batch_tokens=batch_tokens, dtype=dtype, advance=advance,
         )  # fmt: skip
 

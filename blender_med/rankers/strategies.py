@@ -12,7 +12,8 @@ from collections.abc import Callable
 import numpy as np
 
 from blender_med.errors import ConfigError
-from blender_med.rankers.aggregate import Floats
+from blender_med.rankers.adaptive import Adaptive
+from blender_med.rankers.utilities import Floats
 from blender_med.registry import suggestion
 
 Comparisons = list[tuple[int, int]]
@@ -61,13 +62,20 @@ STRATEGIES: dict[str, Strategy] = {
 MEET_THEMSELVES = frozenset({full, one_order})
 
 
-def strategy(name: str) -> Strategy:
+def strategy(name: str, top_k: int) -> Strategy:
     """The strategy of that name.
 
+    Args:
+        name: A key of ``STRATEGIES``, or ``adaptive``.
+        top_k: Places that ``adaptive`` settles.
+
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is none of that name, or ``top_k`` is below 1.
     """
-    if name not in STRATEGIES:
-        fix = suggestion(name, STRATEGIES)
+    if top_k < 1:
+        raise ConfigError("no place to settle", key="top_k", value=top_k, fix="give at least 1")
+    known = STRATEGIES | {"adaptive": Adaptive(top_k)}
+    if name not in known:
+        fix = suggestion(name, known)
         raise ConfigError("unknown strategy", key="strategy", value=name, fix=fix)
-    return STRATEGIES[name]
+    return known[name]

@@ -197,6 +197,7 @@ def test_bad_input_is_named(sources, groups, message, make_ranker):
     [
         ("strategy", "ful"),
         ("aggregation", "maxlogits"),
+        ("top_k", 0),
         ("batch_tokens", 0),
         ("dtype", "bf16"),
     ],
