@@ -115,8 +115,9 @@ def make_ranker(backbone) -> Callable[..., PairRanker]:
 
     def make(family: str = "bert", **settings: Any) -> PairRanker:
         lengths = {"source_maxlength": 24, "candidate_maxlength": 20}
+        folder = backbone(family)  # draws its own weights the first time, so before the seed
         torch.manual_seed(1)
-        ranker = PairRanker.from_backbone(backbone(family), **(lengths | settings)).eval()
+        ranker = PairRanker.from_backbone(folder, **(lengths | settings)).eval()
         torch.nn.init.normal_(ranker.head_layer[1].weight, std=0.3)
         torch.nn.init.normal_(ranker.head_layer[4].weight, std=1.0)
         return ranker

@@ -75,18 +75,16 @@ def test_long_rows_are_done_in_blocks(make_ranker, monkeypatch):
     np.testing.assert_allclose(ranker.pairwise_logits(SOURCE, TEXTS), expected, rtol=0, atol=5e-5)
 
 
-# Eight bits of mantissa through random layers; 7 % of the largest logit was seen for ModernBERT.
-@pytest.mark.parametrize(
-    ("family", "tolerance"),
-    [("bert", 0.05), ("deberta-v2", 0.05), ("modernbert", 0.1), ("t5", 0.05)],
-)
-def test_bfloat16_is_near(family, tolerance, make_ranker):
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", "modernbert", "t5"])
+def test_bfloat16_is_as_near_as_the_model_of_transformers_in_bfloat16(family, make_ranker):
     ranker = make_ranker(family)
     exact = ranker.pairwise_logits(SOURCE, TEXTS)
     near = ranker.pairwise_logits(SOURCE, TEXTS, dtype="bfloat16")
     assert near.dtype == np.float32
     assert not np.array_equal(near, exact)
-    np.testing.assert_allclose(near, exact, rtol=0, atol=tolerance * np.abs(exact).max())
+    theirs = np.abs(forward(make_ranker(family).to(torch.bfloat16), SOURCE, TEXTS) - exact).max()
+    # Seen over 16 random heads: 0.5 to 1.3 times their error.
+    assert np.abs(near - exact).max() <= 2 * theirs
     assert ranker.dtype == torch.float32
     np.testing.assert_array_equal(ranker.pairwise_logits(SOURCE, TEXTS), exact)
 
