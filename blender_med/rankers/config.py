@@ -203,18 +203,20 @@ class TrainedRanker(ModelRanker):
 class AppliedPairRanker(TrainedRanker):
     """PairRanker, also PairRM (``model: llm-blender/PairRM``).
 
-    ``strategy``: ``full`` compares all ordered pairs, ``bubble`` makes one pass. ``dtype`` None
+    ``strategy``: ``full`` compares all ordered pairs, ``bubble`` makes one pass, ``adaptive``
+    compares until the best and the set of the first ``top_k`` are settled. ``dtype`` None
     computes in float32.
     """
 
     load_fields = ("revision", "backbone", "source_maxlength", "candidate_maxlength")
-    rank_fields = ("strategy", "aggregation", "dtype", "batch_tokens")
+    rank_fields = ("strategy", "top_k", "aggregation", "dtype", "batch_tokens")
 
     type: Literal["pairranker"] = "pairranker"
     backbone: str | None = None
     source_maxlength: Length | None = None
     candidate_maxlength: Length | None = None
-    strategy: Literal["full", "bubble"] = "full"
+    strategy: Literal["full", "bubble", "adaptive"] = "full"
+    top_k: int = Field(3, ge=1)
     aggregation: Literal["max_logits", "max_wins", "bradley_terry"] = "max_logits"
     dtype: Literal["float32", "bfloat16"] | None = None
 

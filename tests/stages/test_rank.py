@@ -67,6 +67,22 @@ def test_a_trained_ranker_is_a_method_with_its_cost(ranker_tree, go) -> None:
     assert read["comparisons"] == ""
 
 
+def test_adaptive_ranking_costs_fewer_comparisons(ranker_tree, go) -> None:
+    named = {"type": "pairranker", "trained": "pairranker", "strategy": "adaptive", "top_k": 1}
+    ranker_tree["stages"][4]["rankers"] = ["pairranker", named | {"name": "adaptive"}]
+    run, _ = go(ranker_tree)
+    rankings = {name: list(own) for name, own in stored_rankings(run).items()}
+    pairs = list(zip(rankings["pairranker"], rankings["adaptive"], strict=True))
+    assert all(few.comparisons <= all_.comparisons for all_, few in pairs)
+    assert any(few.comparisons < all_.comparisons for all_, few in pairs)
+    assert all(few.tokens <= all_.tokens for all_, few in pairs)
+    costs = {r["method"]: r for r in _table(run, "cost.csv") if r["split"] == "test"}
+    own = [r for r in rankings["adaptive"] if r.question_id in _ids(run, "test")]
+    assert int(costs["adaptive"]["comparisons"]) == sum(r.comparisons for r in own)
+    assert int(costs["adaptive"]["tokens"]) < int(costs["pairranker"]["tokens"])
+    assert float(costs["adaptive"]["seconds"]) > 0
+
+
 def _ids(run, split: str) -> set[str]:
     return {q.id for q in run.questions if q.split == split}
 
@@ -171,6 +187,7 @@ def test_a_named_ranker_can_be_chosen_as_method(untrained, go) -> None:
             r"rankers.0.model.*no such",
         ),
         ("stages.rank.rankers=[{type: pairranker, model: a/b, strategy: all}]", "strategy"),
+        ("stages.rank.rankers=[{type: pairranker, model: a/b, top_k: 0}]", "top_k"),
         ("stages.rank.splits=[valid]", "splits"),
         ("stages.evaluate={type: evaluate, methods: [bm52]}", "did you mean 'bm25'"),
     ],
