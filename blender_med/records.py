@@ -133,8 +133,6 @@ class Ranking:
         comparisons: Forward passes of a pair of candidates.
         tokens: Tokens that the ranker read for this order.
         seconds: Share of the wall time of its batch; the one column that differs between runs.
-        confidence: Calibrated probability in 0..1 that the first candidate is the best; None
-            where the ranker has none.
         protocol: Protocol of the candidates.
     """
 
@@ -147,7 +145,6 @@ class Ranking:
     comparisons: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    confidence: float | None = None
     protocol: Protocol = "generative"
 
 
@@ -156,7 +153,8 @@ class Answer:
     """Final answer of one method to one question.
 
     Attributes:
-        confidence: Probability in 0..1 that the answer is right, where the method has one.
+        confidence: Probability in 0..1 that the answer is right (of a long one that a ranker
+            chose: that no candidate is better), where the method has one.
         experts_used: Names of the experts that had to run for this answer.
         tokens: Tokens spent on it: prompts and completions of all experts used, and what a
             ranker read.

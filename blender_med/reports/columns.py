@@ -73,12 +73,20 @@ def cost_cells(row: CostRow) -> Sections:
 
 
 def ranking_cells(row: RankingRow) -> Sections:
-    """``ranking.csv``: block, method, label metric, n, ranking metrics with their intervals."""
+    """``ranking.csv``: block, method, label, n, ranking metrics with intervals, certainty."""
     figures: Cells = {}
     for name, estimate in row.figures.items():
         figures |= _estimate_cells(name, estimate)
     head: Cells = {"method": row.method, "label": row.label, "n": row.n}
-    return _block_cells(row.block) | head, figures
+    certainty: Cells = {}
+    if row.certainty is not None:
+        certainty = {
+            "confidence_n": row.certainty.n,
+            "risk": row.certainty.risk,
+            "aurc": row.certainty.aurc,
+            "ece": row.certainty.ece,
+        }
+    return _block_cells(row.block) | head, figures, certainty
 
 
 def confusion_cells(row: ConfusionRow) -> Sections:

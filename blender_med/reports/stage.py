@@ -17,6 +17,7 @@ from blender_med.stages.comparison import (
     Resampling,
     compare,
     ranking_rows,
+    with_certainty,
 )
 from blender_med.stages.config import ReportConfig, TrainRankerConfig
 from blender_med.stages.evaluate import method_settings, read_boards
@@ -54,7 +55,8 @@ class Report(Stage):
             settings = method_settings(self.run)
             boards = read_boards(self.run)
             comparison = compare(boards, answers, settings, resamples=self.config.resamples)
-            write_tables(self.folder, comparison, list(self._rankings(boards, settings)))
+            rankings = with_certainty(self._rankings(boards, settings), comparison)
+            write_tables(self.folder, comparison, list(rankings))
             write_text(self.folder / _SUMMARY, _rendered(comparison))
             advance(unit.size)
             yield unit, []

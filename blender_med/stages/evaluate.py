@@ -49,7 +49,11 @@ class Evaluate(Stage):
         Reads("prepare", ("id", "split", "task", "answer_index")),
         Reads("generate", ("question_id", "expert", "sample", "protocol", "choice_index", "text")),
         Reads("score", ("question_id", "expert", "sample", "metric", "value")),
-        Reads("rank", ("question_id", "method", "candidates", "ranks", "protocol"), optional=True),
+        Reads(
+            "rank",
+            ("question_id", "method", "candidates", "scores", "ranks", "protocol"),
+            optional=True,
+        ),
     )
     writes = Answer
     config: EvaluateConfig

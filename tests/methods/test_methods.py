@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from blender_med.stages.methods import METHODS, MethodSettings
 from blender_med.stages.methods.answers import answer_board, check_method, method_names
 from blender_med.stages.methods.board import build_boards
 from blender_med.stages.methods.mbr import expected_utilities
-from blender_med.stages.methods.ranked import top_ranked
+from blender_med.stages.methods.ranked import ranker_confidence, top_ranked
 
 SETTINGS = MethodSettings(seed=1)
 
@@ -334,6 +335,95 @@ def test_top_ranked_follows_rank_one(clinic):
     assert found["t"].experts_used == ("a", "b")
     with pytest.raises(DataError, match="does not exist"):
         list(top_ranked(clinic, [Ranking("t", "pairranker", ("z#0",), (1.0,), (1,))]))
+
+
+def ranked_clinic(splits, seed=0):
+    """Three long answers a question; the scores of the ranker are the labels with noise."""
+    draw = np.random.default_rng(seed)
+    questions = [long(f"q{i}", split) for i, split in enumerate(splits)]
+    candidates, scores, rankings = [], [], []
+    keys = ("a#0", "b#0", "c#0")
+    for q in questions:
+        labels = draw.normal(size=3)
+        seen = labels + draw.normal(size=3)
+        ranks = tuple(1 + int((seen > s).sum()) for s in seen)
+        rankings.append(Ranking(q.id, "r", keys, tuple(seen.tolist()), ranks))
+        for name, label in zip("abc", labels, strict=True):
+            candidates.append(Candidate(q.id, name, 0, f"{name} {q.id}"))
+            scores.append(Score(q.id, name, 0, "rougeL", float(label)))
+    return board_of(questions, candidates, scores), rankings
+
+
+def test_confidence_of_a_ranker_is_learned_on_dev_alone():
+    splits = ["dev"] * 60 + ["test"] * 60
+    board, rankings = ranked_clinic(splits)
+    found = answer_board(board, SETTINGS, ["r"], {"r": rankings})
+    confidences = {a.question_id: a.confidence for a in found}
+    assert len(confidences) == 120
+    assert all(0 < c < 1 for c in confidences.values())
+    assert max(confidences.values()) - min(confidences.values()) > 0.2
+    # Other labels of the test questions change nothing; other labels on dev do.
+    for split, is_same in (("test", True), ("dev", False)):
+        values = board.scores["rougeL"].copy()
+        for index in board.split_indices(split):
+            rows = board.rows(int(index))
+            values[rows.start : rows.stop] *= -1
+        changed = replace(board, scores={"rougeL": values})
+        again = answer_board(changed, SETTINGS, ["r"], {"r": rankings})
+        same = {a.question_id: a.confidence for a in again} == confidences
+        assert same is is_same
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (["test"] * 50, "0 labelled questions"),
+        (["dev"] * 20 + ["test"] * 50, "20 labelled questions"),
+    ],
+)
+def test_without_enough_dev_questions_there_is_no_confidence_and_the_log_says_so(
+    splits, message, caplog
+):
+    caplog.set_level("INFO", logger="blender_med")
+    board, rankings = ranked_clinic(splits)
+    found = list(answer_board(board, SETTINGS, ["r"], {"r": rankings}))
+    assert {a.confidence for a in found} == {None}
+    assert f"r has no confidence on {board.name}: dev has {message}" in caplog.text
+
+
+def test_without_labels_there_is_no_confidence(caplog):
+    caplog.set_level("INFO", logger="blender_med")
+    board, rankings = ranked_clinic(["dev"] * 60)
+    blind = replace(board, scores={})
+    assert ranker_confidence(blind, "r", rankings, "rougeL") is None
+    nan = replace(board, scores={"rougeL": np.full(180, np.nan)})
+    assert ranker_confidence(nan, "r", rankings, "rougeL") is None
+    assert caplog.text.count("dev has 0 labelled questions") == 2
+
+
+def test_the_best_is_shared_by_ties_and_among_wrong_choices_there_is_none(clinic, exam):
+    tied = replace(clinic, scores={"rougeL": np.array([0.5, 0.5, 0.1, 0.2, 0.3, np.nan])})
+    found = [[tied.is_best("rougeL", i, row) for row in tied.rows(i)] for i in range(3)]
+    assert found == [[True, True], [False, True], [None, None]]
+    assert tied.is_best("bleu", 0, 0) is None
+    # d1: a and b are right; without them nobody is.
+    assert [exam.is_best("correct", 0, row) for row in exam.rows(0)] == [True, True, False]
+    wrong = replace(exam, scores={"correct": np.zeros(9)})
+    assert [wrong.is_best("correct", 0, row) for row in wrong.rows(0)] == [False] * 3
+
+
+def test_candidates_of_one_answer_are_no_rivals(exam):
+    """a and b choose the same option of d1: only c stands against it."""
+    rankings = [Ranking("d1", "r", ("a#0", "b#0", "c#0"), (2.0, 1.9, 0.0), (1, 2, 3))]
+    seen = []
+
+    def spy(scores):
+        seen.append(scores)
+        return 0.5
+
+    [answer] = top_ranked(exam, rankings, spy)
+    assert seen == [[2.0, 0.0]]
+    assert answer.confidence == 0.5
 
 
 @pytest.mark.parametrize("name", ["mbr", "oracle", "oracle:bleu", "expert:a", "self_consistency:a"])

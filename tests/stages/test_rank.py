@@ -13,6 +13,7 @@ import pytest
 
 from blender_med.data.pairs import source_text
 from blender_med.errors import ConfigError
+from blender_med.rankers import confidence
 from blender_med.rankers.similarity import BM25Ranker
 from blender_med.records import Answer, Candidate, Ranking
 from blender_med.stages.pipeline import open_recipe
@@ -110,6 +111,32 @@ def test_the_ranking_table_says_how_well_each_ranker_orders(ranker_tree, go) -> 
         assert 0 <= float(row["pairwise_accuracy_low"]) <= float(row["pairwise_accuracy"]) <= 1
         assert float(row["regret"]) >= 0
         assert 0 < int(row["n"]) <= len(_ids(run, "test"))
+
+
+def test_confidence_reaches_answers_and_tables(untrained, go, monkeypatch) -> None:
+    monkeypatch.setattr(confidence, "MIN_QUESTIONS", 4)
+    monkeypatch.setattr(confidence, "MIN_OUTCOMES", 1)
+    run, _ = go(untrained)
+    answers = [a for a in read_parts(run.stage_folder("evaluate"), Answer) if a.method == "bm25"]
+    sure = {a.question_id: a.confidence for a in answers if a.protocol == "lm_eval"}
+    assert len(sure) == 20
+    assert all(0 < value < 1 for value in sure.values())
+    rows = {r["question_id"]: r for r in _table(run, "answers.csv") if r["protocol"] == "lm_eval"}
+    assert {q: float(r["bm25.confidence"]) for q, r in rows.items()} == pytest.approx(sure)
+    [row] = [
+        r
+        for r in _table(run, "ranking.csv")
+        if (r["split"], r["protocol"]) == ("test", "lm_eval") and r["label"] == "correct"
+    ]
+    accuracy = next(
+        float(r["accuracy"])
+        for r in _table(run, "methods.csv")
+        if (r["split"], r["protocol"], r["method"]) == ("test", "lm_eval", "bm25")
+    )
+    # Of multiple-choice answers the best is the right one.
+    assert float(row["risk"]) == pytest.approx(1 - accuracy)
+    assert int(row["confidence_n"]) == len([q for q in sure if q in _ids(run, "test")])
+    assert 0 <= float(row["ece"]) <= 1 and 0 <= float(row["aurc"]) <= 1
 
 
 def test_only_chosen_splits_are_ranked(untrained, go) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from blender_med.stages.comparison.certainty import with_certainty
 from blender_med.stages.comparison.compare import Comparison, compare
 from blender_med.stages.comparison.estimates import Resampling
 from blender_med.stages.comparison.rankings import ranking_rows
@@ -31,4 +32,5 @@ __all__ = [
     "SliceRow",
     "compare",
     "ranking_rows",
+    "with_certainty",
 ]

@@ -115,6 +115,24 @@ class CostRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Certainty:
+    """What a ranker's confidence is worth on a block.
+
+    Attributes:
+        n: Questions with a confidence whose candidates all have a label.
+        risk: Share of them whose answer is not the best.
+        aurc: Mean risk of answering the surest share of them, over all shares; lower is better,
+            and ``risk`` is what a confidence that says nothing has.
+        ece: Expected calibration error; lower is better.
+    """
+
+    n: int
+    risk: float
+    aurc: float
+    ece: float
+
+
+@dataclass(frozen=True, slots=True)
 class RankingRow:
     """How well a ranker orders the candidates of a block.
 
@@ -123,6 +141,7 @@ class RankingRow:
         label: Metric that says which order is right.
         n: Questions with candidates of different labels.
         figures: Means over these questions, by name of the ranking metric.
+        certainty: Of the primary metric; None for other labels and without a confidence.
     """
 
     block: Block
@@ -130,6 +149,7 @@ class RankingRow:
     label: str
     n: int
     figures: Mapping[str, Estimate]
+    certainty: Certainty | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from blender_med.records import Answer, Ranking
 from blender_med.registry import suggestion
 from blender_med.stages.methods import METHOD_SPECS, METHODS, ORACLE, MethodSettings
 from blender_med.stages.methods.board import Board
-from blender_med.stages.methods.ranked import top_ranked
+from blender_med.stages.methods.ranked import ranker_confidence, top_ranked
 
 
 def check_method(
@@ -119,7 +119,7 @@ def answer_board(
         methods: Names; those of another task, or of an expert that is not on the board, are
             passed over. None takes all that :func:`method_names` finds, and every ranker; upper
             bounds come last.
-        rankings: Those of each ranker, by its name.
+        rankings: Those of each ranker, by its name; they are read twice.
 
     Raises:
         DataError: A method named here has nothing to learn from, or a metric was not scored.
@@ -129,7 +129,8 @@ def answer_board(
     for name in names:
         base, _, argument = name.partition(":")
         if name in rankings:
-            yield from top_ranked(board, rankings[name])
+            own, metric = rankings[name], settings.primary(board.task)
+            yield from top_ranked(board, own, ranker_confidence(board, name, own, metric))
         elif METHODS.check(base, key="methods") and _applies(name, board):
             yield from METHODS.load(base)(board, settings, argument)
 

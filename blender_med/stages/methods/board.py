@@ -134,6 +134,18 @@ class Board:
             raise DataError(f"no score of this metric on {self.name}", value=name, fix=fix)
         return self.scores[name]
 
+    def is_best(self, metric: str, index: int, row: int) -> bool | None:
+        """Whether no candidate of question ``index`` is better than the one at ``row``; or None.
+
+        Ties are best together. Of wrong choices none is the best. None where the metric was not
+        scored or a candidate has no value.
+        """
+        values = self.scores.get(metric)
+        own = None if values is None else values[self.offsets[index] : self.offsets[index + 1]]
+        if values is None or own is None or np.isnan(own).any():
+            return None
+        return bool(values[row] == (1.0 if self.task == "mcq" else own.max()))
+
     @property
     def name(self) -> str:
         """What the board is about, for messages."""
