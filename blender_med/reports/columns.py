@@ -9,6 +9,7 @@ from blender_med.stages.comparison import (
     AnswerRow,
     CandidateCell,
     ConfusionRow,
+    ContaminationRow,
     CostRow,
     Estimate,
     MethodRow,
@@ -35,7 +36,7 @@ def method_cells(row: MethodRow) -> Sections:
             f"recall_{label}": scores.recall,
             f"f1_{label}": scores.f1,
         }
-    head = _block_cells(row.block) | {"method": row.method, "n": row.n}
+    head = _block_cells(row.block) | {"method": row.method, "n": row.n, "clean_n": row.clean_n}
     cost: Cells = {"experts_run": row.experts_run, "tokens": row.tokens, "seconds": row.seconds}
     return head, metrics, labels, cost | {"note": row.note}
 
@@ -99,6 +100,21 @@ def confusion_cells(row: ConfusionRow) -> Sections:
         "count": row.count,
     }
     return (_block_cells(row.block) | cells,)
+
+
+def contamination_cells(row: ContaminationRow) -> Sections:
+    """``contamination.csv``: data set, split, question, its closest earlier one, how close."""
+    found = row.overlap
+    cells: Cells = {
+        "dataset": row.dataset,
+        "split": row.split,
+        "question_id": found.a_id,
+        "earlier_id": found.b_id,
+        "kind": found.kind,
+        "containment": found.containment,
+        "matches": found.matches,
+    }
+    return (cells,)
 
 
 def answer_cells(row: AnswerRow) -> Sections:

@@ -17,6 +17,7 @@ from blender_med.reports.columns import (
     Sections,
     answer_cells,
     confusion_cells,
+    contamination_cells,
     cost_cells,
     method_cells,
     ranking_cells,
@@ -26,16 +27,18 @@ from blender_med.stages.comparison import Comparison, RankingRow
 from blender_med.store.files import atomic_path, spreadsheet_text
 
 # Left over from an earlier report where this one has no such rows.
-_OPTIONAL_TABLES = {"confusion.csv", "ranking.csv"}
+_OPTIONAL_TABLES = {"confusion.csv", "contamination.csv", "ranking.csv"}
+
+_WITHOUT_BLOCK = {"contamination.csv"}
 
 
 def write_tables(
     folder: Path, comparison: Comparison, rankings: Sequence[RankingRow] = ()
 ) -> list[Path]:
-    """Write methods, answers, slices, cost, confusion and ranking tables; each file is atomic.
+    """Write methods, answers, slices, cost and further tables; each file is atomic.
 
     ``confusion.csv`` is there where multiple-choice questions are, ``ranking.csv`` where
-    rankers are. Texts are streamed.
+    rankers are, ``contamination.csv`` where splits overlap. Texts are streamed.
 
     Returns:
         The files written.
@@ -51,12 +54,14 @@ def write_tables(
     }
     if comparison.confusions:
         tables["confusion.csv"] = lambda: map(confusion_cells, comparison.confusions)
+    if overlaps := comparison.contamination.rows():
+        tables["contamination.csv"] = lambda: map(contamination_cells, overlaps)
     if rankings:
         tables["ranking.csv"] = lambda: map(ranking_cells, rankings)
     for name in _OPTIONAL_TABLES - set(tables):
         (folder / name).unlink(missing_ok=True)
     for name, rows in tables.items():
-        write_csv(folder / name, rows, always=BLOCK_COLUMNS)
+        write_csv(folder / name, rows, always=() if name in _WITHOUT_BLOCK else BLOCK_COLUMNS)
     return [folder / name for name in tables]
 
 

@@ -313,3 +313,27 @@ def test_the_primary_metric_must_be_scored():
 def test_no_answers_no_rows():
     comparison = compare([], [], SETTINGS)
     assert comparison.methods == comparison.slices == list(comparison.answers()) == []
+
+
+def test_the_clean_subset_leaves_out_questions_that_an_earlier_split_gives_away():
+    questions, candidates = exam(30)
+    questions = [replace(q, question=f"Which one is number {q.id}?") for q in questions]
+    for place in (1, 2):  # test questions; q0 is a dev question
+        questions[place] = replace(questions[place], question=questions[0].question.upper())
+    comparison = compared(questions, candidates, methods=("expert:a", "best_single"))
+    rows = rows_by_method(comparison)
+    right = {c.question_id: c.choice_index == q.answer_index for q, c in _of(questions, candidates)}
+    clean = [right[q.id] for q in questions if q.split == "test" and q.id not in ("q1", "q2")]
+    assert rows["expert:a"].n == 20
+    assert rows["expert:a"].clean_n == len(clean) == 18
+    assert rows["expert:a"].metrics["accuracy_clean"].value == pytest.approx(np.mean(clean))
+    assert [(r.overlap.a_id, r.overlap.b_id) for r in comparison.contamination.rows()] == [
+        ("q1", "q0"),
+        ("q2", "q0"),
+    ]
+    assert rows_by_method(comparison, "dev")["expert:a"].clean_n is None  # nothing is earlier
+
+
+def _of(questions, candidates):
+    known = {q.id: q for q in questions}
+    return [(known[c.question_id], c) for c in candidates if c.expert == "a"]

@@ -66,7 +66,17 @@ def comparison():
 
 def test_tables_of_a_study(comparison, tmp_path):
     names = [p.name for p in write_tables(tmp_path, comparison)]
-    assert names == ["methods.csv", "answers.csv", "slices.csv", "cost.csv", "confusion.csv"]
+    assert names == [
+        *("methods.csv", "answers.csv", "slices.csv", "cost.csv", "confusion.csv"),
+        "contamination.csv",
+    ]
+    # The fixture's questions are all alike: none is clean.
+    overlaps = read(tmp_path / "contamination.csv")
+    assert {(row["split"], row["kind"]) for row in overlaps} == {
+        ("test", "question"),
+        ("test", "answer"),
+    }
+    assert {row["clean_n"] for row in read(tmp_path / "methods.csv")} == {"", "0"}
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names)
     rows = read(tmp_path / "methods.csv")
     header = list(rows[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,10 +11,12 @@ from blender_med.metrics import METRIC_SPECS, METRICS
 from blender_med.metrics.choice import ChoiceReport, choice_report
 from blender_med.records import Answer
 from blender_med.stages.comparison.browse import answer_rows
+from blender_med.stages.comparison.clean import Contamination
 from blender_med.stages.comparison.estimates import (
     Estimates,
     Resampling,
     choice_estimates,
+    clean_estimates,
     is_upper_bound,
     text_estimates,
 )
@@ -44,6 +46,7 @@ class Comparison:
     confusions: list[ConfusionRow]
     outcomes: list[list[Outcome]]
     settings: MethodSettings
+    contamination: Contamination
 
     def answers(self) -> Iterator[AnswerRow]:
         """One row per question and protocol, board by board."""
@@ -76,7 +79,7 @@ def compare(
         DataError: An answer does not fit the boards, or the primary metric was not scored.
     """
     collected = [outcomes for outcomes in collect_outcomes(boards, answers) if outcomes]
-    result = Comparison([], [], [], [], collected, settings)
+    result = Comparison([], [], [], [], collected, settings, Contamination())
     resampling = Resampling(resamples, settings.seed, alpha)
     for outcomes in collected:
         board = outcomes[0].board
@@ -106,9 +109,13 @@ def _compare_block(
     else:
         board = present[0].board
         estimates = text_estimates(board, present, indices, resampling, _is_directed)
+    clean = result.contamination.clean(present[0].board, block.split)
+    if clean is not None:
+        estimates[f"{primary}_clean"] = clean_estimates(present, clean, primary, resampling)
     for outcome in present:
         report = _choice_report(outcome, indices)
         row = _method_row(block, outcome, indices, primary, estimates, report)
+        row = replace(row, clean_n=None if clean is None else _known(outcome, primary, clean))
         result.methods.append(row)
         result.costs.append(_cost_row(row, outcome, indices))
         result.confusions.extend(_confusion_rows(block, outcome, report))
@@ -136,13 +143,12 @@ def _method_row(
     estimates: dict[str, Estimates],
     report: ChoiceReport | None,
 ) -> MethodRow:
-    values = outcome.correct() if block.task == "mcq" else outcome.values(primary)
     labels = outcome.board.labels
     answered = indices[outcome.answered[indices]]
     return MethodRow(
         block=block,
         method=outcome.method,
-        n=int((~np.isnan(values[indices])).sum()),
+        n=_known(outcome, primary, indices),
         primary=primary,
         metrics={name: e[outcome.method] for name, e in estimates.items() if outcome.method in e},
         labels={labels[number]: scores for number, scores in report.labels.items()}
@@ -154,6 +160,10 @@ def _method_row(
         upper_bound=is_upper_bound(outcome.method),
         note=_note(outcome),
     )
+
+
+def _known(outcome: Outcome, primary: str, indices: Ints) -> int:
+    return int((~np.isnan(outcome.primary(primary)[indices])).sum())
 
 
 def _note(outcome: Outcome) -> str:

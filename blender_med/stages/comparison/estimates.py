@@ -209,5 +209,16 @@ def text_estimates(
     return result
 
 
+def clean_estimates(
+    outcomes: Sequence[Outcome], indices: Ints, primary: str, resampling: Resampling
+) -> Estimates:
+    """Means of the primary metric over some questions, tested as over all of them."""
+    board = outcomes[0].board
+    values = {o.method: o.primary(primary)[indices] for o in outcomes}
+    test = mcnemar if board.task == "mcq" else None
+    groups = question_groups(board, indices)
+    return with_holm(mean_estimates(values, resampling, groups, test), outcomes)
+
+
 def _untested(estimates: Estimates) -> Estimates:
     return {method: replace(estimate, p=None) for method, estimate in estimates.items()}

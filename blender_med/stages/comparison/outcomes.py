@@ -94,6 +94,10 @@ class Outcome:
             found[index] = self.board.answer_scores.get(key, np.nan)
         return found
 
+    def primary(self, metric: str) -> Floats:
+        """:meth:`correct` for multiple choice, else the values of ``metric``, [n]."""
+        return self.correct() if self.board.task == "mcq" else self.values(metric)
+
     def same_answers(self, other: Outcome) -> bool:
         """Whether both give exactly the same answers."""
         return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from blender_med.data.contamination import Overlap
 from blender_med.metrics.choice import LabelScores
 from blender_med.records import Protocol, Task
 
@@ -50,13 +51,16 @@ class MethodRow:
         n: Questions with an answer whose right answer is known.
         primary: Name in ``metrics`` of the figure that decides.
         metrics: mcq: accuracy, macro_precision, macro_recall, macro_f1, unparsed (share of
-            answers without a choice); long: the scored metrics.
+            answers without a choice); long: the scored metrics. ``<primary>_clean`` is the
+            primary one over the questions that overlap no earlier split.
         labels: Precision, recall, F1 per label (mcq).
         experts_run: Mean number of experts that had to run for a question.
         tokens: Prompt and completion tokens over all answered questions.
         seconds: Model seconds over all answered questions.
         upper_bound: Whether the method looked at the reference answers.
         note: Remark for the reader, such as which expert was chosen on dev.
+        clean_n: Questions of ``n`` that overlap no earlier split; None where there is no such
+            split.
     """
 
     block: Block
@@ -70,6 +74,7 @@ class MethodRow:
     seconds: float
     upper_bound: bool
     note: str
+    clean_n: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +155,15 @@ class RankingRow:
     n: int
     figures: Mapping[str, Estimate]
     certainty: Certainty | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ContaminationRow:
+    """A question of a split that overlaps a question of an earlier one."""
+
+    dataset: str
+    split: str
+    overlap: Overlap
 
 
 @dataclass(frozen=True, slots=True)

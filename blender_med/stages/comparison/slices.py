@@ -31,7 +31,7 @@ def slice_rows(
     A property with more than 50 values keeps the most frequent ones; the rest is "(other)".
     """
     board = outcomes[0].board
-    values = {o.method: _values(o, primary) for o in outcomes}
+    values = {o.method: o.primary(primary) for o in outcomes}
     for key in (*SLICE_KEYS, "question_words"):
         for value, chosen in _slices([board.questions[i] for i in indices.tolist()], key):
             own = indices[chosen]
@@ -41,10 +41,6 @@ def slice_rows(
                 n = int((~np.isnan(values[method][own])).sum())
                 shown = type(estimate)(estimate.value, estimate.low, estimate.high, estimate.delta)
                 yield SliceRow(block, key, value, method, n, primary, shown)
-
-
-def _values(outcome: Outcome, primary: str) -> np.ndarray:
-    return outcome.correct() if outcome.board.task == "mcq" else outcome.values(primary)
 
 
 def _slices(questions: Sequence[Question], key: str) -> Iterator[tuple[str, np.ndarray]]:
