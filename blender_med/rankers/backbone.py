@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from blender_med.errors import ConfigError
 from blender_med.models import load_config, load_pretrained, load_tokenizer
 from blender_med.rankers.loading import dtype_name
-from blender_med.rankers.weights import UNUSED_WEIGHTS
+from blender_med.rankers.weights import UNUSED_WEIGHTS, dropout_settings
 
 
 class BackboneConfig(PreTrainedConfig):
@@ -93,21 +93,30 @@ class BackboneRanker(PreTrainedModel):
         return model.to(device) if device is not None else model
 
     @classmethod
-    def from_backbone(cls, path: str | Path, *, revision: str | None = None, **fields: Any) -> Self:
+    def from_backbone(
+        cls,
+        path: str | Path,
+        *,
+        revision: str | None = None,
+        backbone_dropout: float | None = None,
+        **fields: Any,
+    ) -> Self:
         """A ranker to be trained: a pretrained encoder with a new head.
 
         Args:
             path: Local folder, Hub id or package source of the encoder.
             revision: Of a Hub id.
+            backbone_dropout: In place of the encoder's own.
             fields: Fields of the configuration.
 
         Raises:
-            ConfigError: There is no such encoder.
+            ConfigError: There is no such encoder, or it has no dropout.
             DataError: Weights are missing or pickled.
         """
         backbone = load_pretrained(
             AutoModel, path, dtype="float32", optional=UNUSED_WEIGHTS,
             revision=revision, use_safetensors=True,
+            **dropout_settings(path, revision, backbone_dropout),
         )  # fmt: skip
         # A copy: a new configuration resets the attention kernel of the configurations inside it.
         config = cls.config_class(backbone_config=backbone.config.to_dict(), **fields)

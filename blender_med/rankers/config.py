@@ -26,11 +26,14 @@ class TrainableRanker(Recipe):
     """A ranker to be trained; further fields are those of its model's configuration.
 
     ``backbone`` is a local folder, a Hub id or ``package:NAME``; ``revision`` fixes a Hub id.
+    ``backbone_dropout`` replaces every dropout of the backbone. On a CPU 0 makes training several
+    times as fast: random numbers come from one thread, and fused attention knows no dropout.
     """
 
     type: str
     backbone: str
     revision: str | None = None
+    backbone_dropout: float | None = Field(None, ge=0, lt=1)
     source_maxlength: Length = 128
     candidate_maxlength: Length = 128
 

@@ -43,7 +43,7 @@ from blender_med.rankers.pair_config import (
     default_lengths,
     most_positions,
 )
-from blender_med.rankers.weights import UNUSED_WEIGHTS, check_pickle
+from blender_med.rankers.weights import UNUSED_WEIGHTS, check_pickle, dropout_settings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -162,6 +162,7 @@ class PairRanker(PreTrainedModel):
         *,
         allow_pickle: bool = False,
         revision: str | None = None,
+        backbone_dropout: float | None = None,
         **settings: Any,
     ) -> PairRanker:
         """A ranker to be trained: pretrained backbone, new head, special tokens added.
@@ -170,17 +171,19 @@ class PairRanker(PreTrainedModel):
             path: Local folder, Hub id or package source of the backbone.
             allow_pickle: Read a ``pytorch_model.bin`` where there are no safetensors.
             revision: Of a Hub id.
+            backbone_dropout: In place of the backbone's own.
             settings: Fields of :class:`PairRankerConfig`. Lengths not given are PairRM's
                 (1224/412) where the backbone has positions for them, else 128/128.
 
         Raises:
-            ConfigError: No such backbone, or lengths that do not fit it.
+            ConfigError: No such backbone, it has no dropout, or lengths that do not fit it.
             DataError: Weights of the backbone are missing, have another shape or are pickled.
         """
         check_pickle(Path(local_folder(path) or path), allow_pickle=allow_pickle)
         backbone = load_pretrained(
             AutoModel, path, dtype="float32", optional=UNUSED_WEIGHTS, revision=revision,
             use_safetensors=None if allow_pickle else True,
+            **dropout_settings(path, revision, backbone_dropout),
         )  # fmt: skip
         tokenizer = load_tokenizer(path, revision)
         add_prefixes(tokenizer)

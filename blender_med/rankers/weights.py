@@ -15,16 +15,46 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from blender_med.errors import ConfigError, DataError
-from blender_med.models import local_folder
+from blender_med.models import load_config, local_folder
 
 # Parts of a backbone that a ranker does not use: pooler and language-modelling head.
 UNUSED_WEIGHTS = r"(^|\.)(pooler|lm_head)\.|\.(position_ids|final_logits_bias)$"
+
+# What the backbones call their dropouts (not those of heads that a ranker does not use).
+_DROPOUTS = (
+    *("hidden_dropout_prob", "attention_probs_dropout_prob"),  # BERT, RoBERTa, MPNet, DeBERTa
+    *("embedding_dropout", "attention_dropout", "mlp_dropout"),  # ModernBERT
+    *("dropout", "activation_dropout", "dropout_rate"),  # BART; T5
+)
 
 _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
 _PICKLE = "pytorch_model.bin"
 _SINGLE = "model.safetensors"
 
 Weights = dict[str, torch.Tensor]
+
+
+def dropout_settings(
+    path: str | Path, revision: str | None, dropout: float | None
+) -> dict[str, float]:
+    """The settings of a backbone's configuration that give all its layers this dropout.
+
+    Args:
+        path: Local folder, Hub id or package source of the backbone.
+        revision: Of a Hub id.
+        dropout: None: no setting, the backbone keeps its own.
+
+    Raises:
+        ConfigError: There is no such backbone, or it has no dropout.
+    """
+    if dropout is None:
+        return {}
+    config = load_config(path, revision)
+    known = {name: dropout for name in _DROPOUTS if hasattr(config, name)}
+    if not known:
+        problem = f"a backbone of type {config.model_type} has no dropout"
+        raise ConfigError(problem, key="backbone_dropout", value=dropout, fix="leave it out")
+    return known
 
 
 def checkpoint_folder(path: str | Path, revision: str | None = None) -> Path:

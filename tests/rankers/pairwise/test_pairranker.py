@@ -177,3 +177,14 @@ def test_a_ranker_without_tokenizer_says_so(make_ranker):
     ranker = PairRanker(make_ranker().config)
     with pytest.raises(ConfigError, match="no tokenizer"):
         _ = ranker.encoder
+
+
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", "modernbert", "t5", "bart"])
+def test_backbone_dropout_replaces_every_dropout_of_the_backbone(backbone, family):
+    ranker = PairRanker.from_backbone(
+        backbone(family), backbone_dropout=0.0, source_maxlength=32, candidate_maxlength=32
+    )
+    backbone_layers = ranker.pretrained_model.modules()
+    rates = [layer.p for layer in backbone_layers if isinstance(layer, torch.nn.Dropout)]
+    assert set(rates) <= {0.0}
+    assert ranker.head_layer[0].p == ranker.config.drop_out == 0.05
