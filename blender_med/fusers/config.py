@@ -1,6 +1,8 @@
-"""How a fuser writes its answer."""
+"""Recipes of fusers: what is trained, and how an answer is written. Light: no model is loaded."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -38,3 +40,23 @@ class Decoding(Recipe):
         if self.temperature > 0:
             return 1
         return self.num_beams or (4 if is_encoder_decoder else 1)
+
+
+class TrainableGenFuser(Recipe):
+    """A GenFuser to be trained.
+
+    ``backbone`` is a local folder, a Hub id, ``package:NAME``, or ``expert:NAME`` for the model of
+    a recipe in ``experts/``; its configuration says whether it is an encoder-decoder or
+    decoder-only. ``revision`` fixes a Hub id. Lengths are tokens: of a prompt, of a candidate in
+    it, and of the answer to learn; what is longer is cut.
+    """
+
+    type: Literal["genfuser"] = "genfuser"
+    backbone: str
+    revision: str | None = None
+    max_length: int = Field(1024, ge=16)
+    candidate_maxlength: int = Field(128, ge=1)
+    target_maxlength: int = Field(128, ge=2)
+
+
+FuserToTrain = TrainableGenFuser

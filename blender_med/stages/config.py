@@ -15,6 +15,7 @@ from blender_med.metrics.config import MetricModels
 from blender_med.rankers.config import RankerToApply
 from blender_med.registry import Registry, suggestion
 from blender_med.training.config import RankerJob
+from blender_med.training.fuser_config import FuserJob, ShownCandidates
 
 STAGES = Registry(
     "stage",
@@ -24,6 +25,7 @@ STAGES = Registry(
         "score": "blender_med.stages.score:ScoreStage",
         "train-ranker": "blender_med.stages.train_ranker:TrainRanker",
         "rank": "blender_med.stages.rank:Rank",
+        "train-fuser": "blender_med.stages.train_fuser:TrainFuser",
         "evaluate": "blender_med.stages.evaluate:Evaluate",
         "report": "blender_med.reports.stage:Report",
     },
@@ -179,6 +181,31 @@ class RankConfig(Recipe):
         return tuple(ranker.method for ranker in self.rankers)
 
 
+class TrainFuserConfig(Recipe):
+    """Train fusers on the train questions, choosing their weights on dev.
+
+    ``fusers`` are names of recipes in ``fusers/``, paths of recipes, or inline ones.
+    ``candidates`` replaces that section of all of them.
+    """
+
+    type: Literal["train-fuser"] = "train-fuser"
+    fusers: tuple[FuserJob, ...] = Field(min_length=1)
+    candidates: ShownCandidates | None = None
+
+    @field_validator("fusers")
+    @classmethod
+    def _distinct_names(cls, value: tuple[FuserJob, ...]) -> tuple[FuserJob, ...]:
+        _refuse_repeats("fuser", [job.name for job in value])
+        return value
+
+    @property
+    def jobs(self) -> tuple[FuserJob, ...]:
+        """The jobs with the candidates that hold in this pipeline."""
+        if self.candidates is None:
+            return self.fusers
+        return tuple(job.model_copy(update={"candidates": self.candidates}) for job in self.fusers)
+
+
 class EvaluateConfig(Recipe):
     """Turn candidates into one answer per method; ``methods`` None takes all that apply."""
 
@@ -202,6 +229,7 @@ StageConfig = Annotated[
     | ScoreConfig
     | TrainRankerConfig
     | RankConfig
+    | TrainFuserConfig
     | EvaluateConfig
     | ReportConfig,
     Field(discriminator="type"),

@@ -13,6 +13,7 @@ from blender_med.experts.loading import load_expert_config
 from blender_med.recipes_folder import find_recipe
 from blender_med.stages.base import Run
 from blender_med.stages.config import PipelineRecipe, with_long_stages
+from blender_med.stages.fuser_recipes import with_long_fusers
 from blender_med.stages.ranker_recipes import with_long_rankers
 
 
@@ -37,8 +38,8 @@ def open_recipe(path: Path, overrides: Iterable[str] = (), *, verbose: bool = Fa
 
 
 def _spelt_out(tree: dict[str, Any]) -> dict[str, Any]:
-    """Stages and rankers that are given by name alone as mappings, so that overrides reach in."""
-    return with_long_rankers(with_long_stages(tree))
+    """Stages, rankers, fusers given by name alone as mappings, so that overrides reach in."""
+    return with_long_fusers(with_long_rankers(with_long_stages(tree)))
 
 
 def _check_names(experts: tuple[ExpertConfig, ...], file: Path) -> None:

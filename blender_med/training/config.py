@@ -18,13 +18,14 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class TrainingSettings(Recipe):
-    """How a ranker is fitted.
+    """How a model is fitted.
 
     A step averages the loss over ``batch_size`` questions, ``micro_batch_size`` of them at a
-    time in memory. ``precision: auto`` computes in bfloat16 where the hardware has it; weights
-    and optimiser stay in float32. The ranker is measured on at most ``max_dev_questions`` dev
-    questions every ``evaluate_every`` epochs; training ends after ``patience`` measurements
-    without a better pairwise accuracy (None: never early), and the best weights are kept.
+    time in memory. ``precision: auto`` computes in bfloat16 where the hardware has it; trained
+    weights and optimiser stay in float32. The model is measured on at most ``max_dev_questions``
+    dev questions every ``evaluate_every`` epochs (a ranker by pairwise accuracy); training ends
+    after ``patience`` measurements without a better one (None: never early), and the best weights
+    are kept.
     """
 
     epochs: float = Field(5, gt=0)
@@ -128,19 +129,24 @@ def load_ranker_job(
     job = parse(RankerJob, source, file=file, key=key)
     prefix = f"{key}." if key else ""
     check_source(job.ranker.backbone, f"{prefix}ranker.backbone")
-    run = job.data.run if job.data else None
-    if run is not None and not Path(run).is_dir():
-        fix = "name a run directory, such as runs/medquad"
-        raise ConfigError("no such run", file=file, key=f"{prefix}data.run", value=run, fix=fix)
+    check_run(job.data, file, prefix)
     return job
 
 
-def recipe_file(source: str | Path) -> Path:
-    """File of a recipe: a path of a YAML file, or the name of one in ``rankers/``.
+def check_run(data: TrainingData | None, file: str | Path | None, prefix: str = "") -> None:
+    """Check that the run to learn from is there. Raises ConfigError where it is not."""
+    run = data.run if data else None
+    if run is not None and not Path(run).is_dir():
+        fix = "name a run directory, such as runs/medquad"
+        raise ConfigError("no such run", file=file, key=f"{prefix}data.run", value=run, fix=fix)
+
+
+def recipe_file(source: str | Path, folder: str = "rankers") -> Path:
+    """File of a recipe: a path of a YAML file, or the name of one in ``folder``.
 
     Raises:
         ConfigError: There is none.
     """
     path = Path(source)
     named = path.suffix not in (".yaml", ".yml")
-    return find_recipe(Path("rankers") / f"{path}.yaml" if named else path)
+    return find_recipe(Path(folder) / f"{path}.yaml" if named else path)

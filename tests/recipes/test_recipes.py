@@ -20,6 +20,7 @@ def test_there_are_recipes_of_every_kind_so_far() -> None:
     assert counts["experts"] >= 10
     assert counts["data"] >= 9
     assert counts["rankers"] >= 4
+    assert counts["fusers"] >= 3
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -29,6 +30,7 @@ def test_recipe_is_valid(recipe: str, monkeypatch) -> None:
         "pipelines": {"pipeline"},
         "experts": {"expert"},
         "rankers": {"ranker", "grades"},
+        "fusers": {"fuser"},
         "data": {"data set"},
     }
     assert validate_recipe(Path(recipe)) in kinds[recipe.split("/")[0]]
@@ -45,5 +47,5 @@ def test_links_and_recipes_named_in_documents_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
     assert [link for link in links if not (document.parent / link).exists()] == []
-    named = re.findall(r"\b(?:pipelines|experts|rankers|data)/[a-z0-9_-]+\.yaml", text)
+    named = re.findall(r"\b(?:pipelines|experts|rankers|fusers|data)/[a-z0-9_-]+\.yaml", text)
     assert [name for name in named if not (ROOT / name).is_file()] == []
