@@ -107,3 +107,34 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_fuser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random two-layer T5 that reads one token a byte."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import (
+        PreTrainedTokenizerFast,
+        T5Config,
+        T5ForConditionalGeneration,
+        set_seed,
+    )
+
+    marks = ["<pad>", "</s>", "<unk>", *(f"<extra_id_{i}>" for i in range(5))]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({t: i for i, t in enumerate([*marks, *letters])}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    roles = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, additional_special_tokens=marks[3:], **roles
+    )
+    config = T5Config(
+        vocab_size=272, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
+        decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    set_seed(0)
+    folder = tmp_path_factory.mktemp("tiny-fuser")
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    wrapped.save_pretrained(folder)
+    return folder

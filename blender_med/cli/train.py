@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 from blender_med.cli.run import Overrides, Quiet, Verbose
 
 if TYPE_CHECKING:
-    from blender_med.training.config import RankerJob
+    from blender_med.training.jobs import Job
 
 
 def train(
@@ -20,14 +21,20 @@ def train(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train a ranker; a job that was killed continues at its last checkpoint."""
+    """Train a ranker or a fuser; a job that was killed continues at its last checkpoint.
+
+    torchrun shares a job between processes: torchrun --nproc-per-node N -m blender_med train ...
+    """
     from blender_med.cli.console import set_up_logging, stdout
     from blender_med.config import apply_overrides, load_yaml
-    from blender_med.training.config import load_ranker_job, recipe_file
+    from blender_med.training.config import recipe_file
+    from blender_med.training.jobs import load_job
+    from blender_med.training.processes import is_first
 
+    quiet = quiet or not is_first()
     set_up_logging(quiet=quiet, verbose=verbose)
     file = recipe_file(recipe)
-    job = load_ranker_job(apply_overrides(load_yaml(file), set_ or []), file=file)
+    job = load_job(apply_overrides(load_yaml(file), set_ or []), file)
     folder = Path(job.output_dir) / job.name
     trained = _train(job, folder, force=force, quiet=quiet)
     if not quiet:
@@ -35,19 +42,19 @@ def train(
         stdout.print(f"{job.name}: {state}, in {folder}", highlight=False, markup=False)
 
 
-def _train(job: RankerJob, folder: Path, *, force: bool, quiet: bool) -> bool:
+def _train(job: Job, folder: Path, *, force: bool, quiet: bool) -> bool:
     from blender_med.cli.console import stderr
     from blender_med.errors import ConfigError
     from blender_med.executors.progress import ProgressDisplay
     from blender_med.store.lock import run_lock
-    from blender_med.training.examples import load_examples
-    from blender_med.training.job import train_ranker
+    from blender_med.training.jobs import prepared
+    from blender_med.training.processes import is_first
 
     if job.data is None:
         fix = "add data: {run: runs/NAME}, or --set data.run=runs/NAME"
         raise ConfigError("the recipe names no data to train on", key="data", fix=fix)
-    examples = load_examples(job.data, job.labels)
-    steps = job.training.total_steps(len(examples.train))
+    steps, bring_up_to_date = prepared(job, job.data)
     display = ProgressDisplay(stderr, quiet=quiet)
-    with run_lock(folder), display.stage(job.name, steps) as advance:
-        return train_ranker(job, examples, folder, force=force, advance=advance)
+    lock = run_lock(folder) if is_first() else nullcontext()
+    with lock, display.stage(job.name, steps) as advance:
+        return bring_up_to_date(folder, force=force, advance=advance)

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 Key = tuple[int, int]
 
 
-class ExampleDataset(Dataset[tuple[Key, RankingExample]]):
+class ExampleDataset(Dataset[tuple[Key, Any]]):
     """Examples by (epoch, position), each with its key."""
 
-    def __init__(self, examples: Sequence[RankingExample]) -> None:
+    def __init__(self, examples: Sequence[Any]) -> None:
         self._examples = examples
 
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, key: Key) -> tuple[Key, RankingExample]:
+    def __getitem__(self, key: Key) -> tuple[Key, Any]:
         return key, self._examples[key[1]]
 
 

@@ -13,32 +13,28 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from blender_med.errors import DataError
 from blender_med.store.files import atomic_path
-from blender_med.training.checkpoints import (
-    ACCURACY,
-    checkpoint_path,
-    mark_complete,
-    out_of_patience,
-)
+from blender_med.training.checkpoints import checkpoint_path, mark_complete, out_of_patience
+from blender_med.training.processes import is_first, wait_for_all
 
 logger = logging.getLogger(__name__)
 
-_LOG_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", ACCURACY)
+_LOG_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm")
 
 
 class EarlyStopping(TrainerCallback):
-    """Ends training after ``patience`` measurements without a better dev accuracy.
+    """Ends training after ``patience`` measurements of ``metric`` without a better one.
 
     It reads the log alone, so a resumed run stops where an uninterrupted one does.
     """
 
-    def __init__(self, patience: int | None) -> None:
-        self._patience = patience
+    def __init__(self, metric: str, patience: int | None) -> None:
+        self._metric, self._patience = metric, patience
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Stop where the patience is at its end."""
-        if out_of_patience(state.log_history, self._patience):
+        if out_of_patience(state.log_history, self._metric, self._patience):
             control.should_training_stop = True
 
 
@@ -79,24 +75,32 @@ def _diverged(what: str, step: int) -> DataError:
 
 
 class CheckpointMarker(TrainerCallback):
-    """Marks a checkpoint whole once all of it is written, and keeps the log beside it."""
+    """Marks a checkpoint whole once all of it is written, and keeps the log beside it.
 
-    def __init__(self, folder: Path, log_file: Path) -> None:
-        self._folder, self._log_file = folder, log_file
+    Args:
+        folder: Of the checkpoints.
+        log_file: Of the log.
+        metric: What the log measures.
+    """
+
+    def __init__(self, folder: Path, log_file: Path, metric: str) -> None:
+        self._folder, self._log_file, self._metric = folder, log_file, metric
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Write the log and the marker."""
-        write_log(self._log_file, state.log_history)
-        mark_complete(checkpoint_path(self._folder, state.global_step))
+        """Write the log and the marker; every process has a part of the checkpoint to write."""
+        wait_for_all()
+        if is_first():
+            write_log(self._log_file, state.log_history, self._metric)
+            mark_complete(checkpoint_path(self._folder, state.global_step))
 
 
 class ProgressReport(TrainerCallback):
     """Reports steps as they are done, and every measurement in the run's log."""
 
-    def __init__(self, name: str, advance: Callable[[int], None]) -> None:
-        self._name, self._advance = name, advance
+    def __init__(self, name: str, metric: str, advance: Callable[[int], None]) -> None:
+        self._name, self._metric, self._advance = name, metric, advance
         self._done = 0
 
     def on_train_begin(
@@ -114,10 +118,10 @@ class ProgressReport(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Say how good the ranker is by now."""
-        accuracy = state.log_history[-1][ACCURACY]
-        message = "%s: step %d of %d, dev pairwise accuracy %.3f"
-        logger.info(message, self._name, state.global_step, state.max_steps, accuracy)
+        """Say how good the model is by now."""
+        name, value = self._metric.removeprefix("eval_"), state.log_history[-1][self._metric]
+        message = "%s: step %d of %d, dev %s %.3f"
+        logger.info(message, self._name, state.global_step, state.max_steps, name, value)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -130,18 +134,19 @@ class ProgressReport(TrainerCallback):
         self._done = step
 
 
-def write_log(file: Path, log: Sequence[Mapping[str, Any]]) -> None:
+def write_log(file: Path, log: Sequence[Mapping[str, Any]], metric: str) -> None:
     """Write the training log: one row for each logged step or measurement, numbers only.
 
-    Columns: step, epoch, loss (mean since the row before), learning_rate, grad_norm,
-    eval_pairwise_accuracy. The summary that ends a log has neither loss nor accuracy and is
-    left out.
+    Columns: step, epoch, loss (mean since the row before), learning_rate, grad_norm, and the dev
+    metric. The summary that ends a log has neither loss nor metric and is left out.
     """
-    rows = [row for row in log if "loss" in row or ACCURACY in row]
+    rows = [row for row in log if "loss" in row or metric in row]
     with (
         atomic_path(file) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as stream,
     ):
-        writer = csv.DictWriter(stream, _LOG_COLUMNS, extrasaction="ignore", lineterminator="\r\n")
+        writer = csv.DictWriter(
+            stream, (*_LOG_COLUMNS, metric), extrasaction="ignore", lineterminator="\r\n"
+        )
         writer.writeheader()
         writer.writerows(rows)

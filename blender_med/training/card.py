@@ -1,19 +1,19 @@
-"""The model card of a trained ranker: data, metrics, recipe."""
+"""The model card of a training job: data, metrics, recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from blender_med import __version__
-from blender_med.rankers import RANKERS
 from blender_med.store.files import write_text
-from blender_med.training.checkpoints import ACCURACY
 from blender_med.training.config import RankerJob
 from blender_med.training.examples import TrainingExamples
+from blender_med.training.fuser_config import FuserJob
 
 _TEMPLATE = """\
 ---
@@ -21,17 +21,14 @@ _TEMPLATE = """\
 # {name}
 
 {description}
-A {type} ranker: it orders candidate answers to a question. Trained with blender_med {version}.
+{summary} Trained with blender_med {version}.
 
 ```python
-from {module} import {cls}
-
-ranker = {cls}.from_pretrained("path/to/{name}")
-ranker.rank(["What causes anemia?"], [["Iron deficiency.", "It is a kind of rash."]])
+{usage}
 ```
 
 ## Data
-Labels: {labels} (higher is better). Source: {source}.
+{material} Source: {source}.
 
 | split | questions | candidates |
 | --- | --- | --- |
@@ -41,12 +38,10 @@ Left out, since they teach nothing: {dropped}.
 ## Results
 On the dev questions, by which the weights were chosen (step {best_step}); means over questions.
 
-| metric | value |
-| --- | --- |
 {figures}
 Measured while training:
 
-| step | dev pairwise accuracy |
+| step | dev {measured} |
 | --- | --- |
 {measurements}
 ## Recipe
@@ -54,17 +49,39 @@ Measured while training:
 {recipe}```
 
 ## Limits
-A ranker repeats what its labels reward. It does not know whether an answer is medically right, and
-its choice is no medical advice.
+{limits}
 """
+
+
+@dataclass(frozen=True, slots=True)
+class CardText:
+    """What one kind of model says about itself.
+
+    Attributes:
+        tags: For the Hub.
+        backbone: What training started from.
+        summary: What it is, in one sentence.
+        usage: Python lines that use it.
+        material: What it learned from, beside the source.
+        limits: What it cannot do.
+    """
+
+    tags: tuple[str, ...]
+    backbone: str
+    summary: str
+    usage: str
+    material: str
+    limits: str
 
 
 def write_card(
     file: Path,
-    job: RankerJob,
-    examples: TrainingExamples,
-    figures: Mapping[str, float],
+    job: RankerJob | FuserJob,
+    text: CardText,
+    examples: TrainingExamples[Any],
+    figures: Mapping[str, Mapping[str, float]],
     *,
+    metric: str,
     best_step: int,
     log: Sequence[Mapping[str, Any]],
 ) -> None:
@@ -73,45 +90,55 @@ def write_card(
     Args:
         file: Where to.
         job: The recipe.
-        examples: What the ranker learned from.
-        figures: Metrics on dev by name.
+        text: What is particular to the kind of model.
+        examples: What the model learned from.
+        figures: Metrics on dev by name, in columns by name.
+        metric: What was logged as the measurement.
         best_step: Step whose weights were kept.
         log: Rows of the training log.
     """
-    module, _, cls = RANKERS[job.ranker.type].partition(":")
-    text = _TEMPLATE.format(
-        front=_front_matter(job),
+    content = _TEMPLATE.format(
+        front=_front_matter(text),
         name=job.name,
         description=f"{job.description}\n" if job.description else "",
-        type=job.ranker.type,
+        summary=text.summary,
         version=__version__,
-        module=module,
-        cls=cls,
-        labels=", ".join(job.labels),
+        usage=text.usage,
+        material=text.material,
         source=examples.source,
         data=_lines(_data_rows(examples)),
         dropped="; ".join(f"{n} {reason}" for reason, n in examples.dropped.items()) or "nothing",
         best_step=best_step,
-        figures=_lines((name, f"{value:.4f}") for name, value in figures.items()),
-        measurements=_lines((r["step"], f"{r[ACCURACY]:.4f}") for r in log if ACCURACY in r),
+        figures=_lines(_figure_rows(figures)),
+        measured=metric.removeprefix("eval_").replace("_", " "),
+        measurements=_lines((r["step"], f"{r[metric]:.4f}") for r in log if metric in r),
         recipe=yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        limits=text.limits,
     )
-    write_text(file, text)
+    write_text(file, content)
 
 
-def _front_matter(job: RankerJob) -> str:
+def _front_matter(text: CardText) -> str:
     entries = {
         "library_name": "transformers",
-        "tags": ["blender_med", "ranking", job.ranker.type],
-        "base_model": job.ranker.backbone,
+        "tags": ["blender_med", *text.tags],
+        "base_model": text.backbone,
     }
     return yaml.safe_dump(entries, sort_keys=False)
 
 
-def _data_rows(examples: TrainingExamples) -> Iterator[tuple[str, int, int]]:
+def _data_rows(examples: TrainingExamples[Any]) -> Iterator[tuple[str, int, int]]:
     for name, own in (("train", examples.train), ("dev", examples.dev)):
         yield name, len(own), sum(len(example.candidates) for example in own)
 
 
-def _lines(rows: Iterator[tuple[Any, ...]]) -> str:
+def _figure_rows(figures: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, ...]]:
+    yield ("metric", *figures)
+    yield ("---",) * (1 + len(figures))
+    columns = list(figures.values())
+    for name in columns[0]:
+        yield (name, *(f"{column[name]:.4f}" for column in columns))
+
+
+def _lines(rows: Iterable[tuple[Any, ...]]) -> str:
     return "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)

@@ -13,9 +13,7 @@ from typing import Any
 
 from blender_med.store.files import read_json, write_text
 
-ACCURACY = "eval_pairwise_accuracy"
-
-# Folder of the checkpoints and file of the log, within a ranker's folder.
+# Folder of the checkpoints and file of the log, within the folder of what is trained.
 CHECKPOINTS = "checkpoints"
 LOG = "training.csv"
 
@@ -54,22 +52,22 @@ def logged(checkpoint: Path) -> list[dict[str, Any]]:
     return list(state["log_history"]) if isinstance(state, dict) else []
 
 
-def is_final(checkpoint: Path, patience: int | None) -> bool:
+def is_final(checkpoint: Path, metric: str, patience: int | None) -> bool:
     """Whether training ended with this checkpoint, by its steps or by early stopping."""
     state = read_json(checkpoint / "trainer_state.json")
     done = isinstance(state, dict) and state["global_step"] >= state["max_steps"]
-    return done or out_of_patience(logged(checkpoint), patience)
+    return done or out_of_patience(logged(checkpoint), metric, patience)
 
 
-def best_step(log: Sequence[Mapping[str, Any]]) -> int | None:
-    """Step with the highest dev accuracy, the first of equals; None before any measurement."""
-    measured = [row for row in log if ACCURACY in row]
-    return max(measured, key=lambda row: row[ACCURACY])["step"] if measured else None
+def best_step(log: Sequence[Mapping[str, Any]], metric: str) -> int | None:
+    """Step with the highest value of a metric, the first of equals; None before any."""
+    measured = [row for row in log if metric in row]
+    return max(measured, key=lambda row: row[metric])["step"] if measured else None
 
 
-def out_of_patience(log: Sequence[Mapping[str, Any]], patience: int | None) -> bool:
+def out_of_patience(log: Sequence[Mapping[str, Any]], metric: str, patience: int | None) -> bool:
     """Whether the last ``patience`` measurements brought no better one; None: never."""
-    accuracies = [row[ACCURACY] for row in log if ACCURACY in row]
-    if patience is None or not accuracies:
+    values = [row[metric] for row in log if metric in row]
+    if patience is None or not values:
         return False
-    return len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience
+    return len(values) - 1 - values.index(max(values)) >= patience

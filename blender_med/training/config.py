@@ -44,10 +44,19 @@ class TrainingSettings(Recipe):
     logging_steps: int = speed_only(10, ge=1)
     report_to: tuple[str, ...] = speed_only(("tensorboard",))
 
-    @property
-    def accumulation_steps(self) -> int:
-        """Forward passes of one step."""
-        return self.batch_size // min(self.batch_size, self.micro_batch_size)
+    def accumulation_steps(self, processes: int = 1) -> int:
+        """Forward passes of one step in each of the processes that share it.
+
+        Raises:
+            ConfigError: The processes cannot share a step evenly.
+        """
+        micro_batch = min(self.batch_size, self.micro_batch_size)
+        steps, rest = divmod(self.batch_size, micro_batch * processes)
+        if rest:
+            problem = f"{processes} processes with {micro_batch} questions each cannot share a step"
+            fix = "make 'batch_size' a multiple of processes times 'micro_batch_size'"
+            raise ConfigError(problem, key="training.batch_size", value=self.batch_size, fix=fix)
+        return steps
 
     def steps_per_epoch(self, examples: int) -> int:
         """Steps in which ``examples`` questions are seen once."""

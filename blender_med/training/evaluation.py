@@ -14,6 +14,8 @@ from blender_med.metrics.ranking import RANKING_METRICS, pairwise_accuracy
 
 Floats = NDArray[np.float64]
 
+ACCURACY = "eval_pairwise_accuracy"
+
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 

@@ -16,6 +16,13 @@ from blender_med.registry import suggestion
 from blender_med.training.backbone import check_backbone
 from blender_med.training.config import TrainingData, TrainingSettings, check_run, recipe_file
 
+# Metrics that need no model.
+TEXT_METRICS = tuple(
+    name
+    for name, spec in METRIC_SPECS.items()
+    if spec.task == "long" and spec.directed and spec.model is None
+)
+
 
 class ShownCandidates(Recipe):
     """Which candidates a prompt shows, and in which order.
@@ -66,13 +73,8 @@ class FuserTraining(TrainingSettings):
     @field_validator("dev_metric")
     @classmethod
     def _computed_from_text(cls, value: str) -> str:
-        known = [
-            name
-            for name, spec in METRIC_SPECS.items()
-            if spec.task == "long" and spec.directed and spec.model is None
-        ]
-        if value not in known:
-            raise ValueError(f"no such text metric '{value}'; {suggestion(value, known)}")
+        if value not in TEXT_METRICS:
+            raise ValueError(f"no such text metric '{value}'; {suggestion(value, TEXT_METRICS)}")
         return value
 
 

@@ -1,17 +1,15 @@
-"""A training job from start to end: fit, choose the best weights, write the ranker's folder."""
+"""A training job from start to end: fit, choose the best weights, write the model's folder."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from blender_med.config import result_fields
 from blender_med.errors import ConfigError
-from blender_med.experts.revision import weights_revision
-from blender_med.rankers import RANKERS
 from blender_med.store.files import remove_unfinished
 from blender_med.store.lock import LOCK
 from blender_med.store.manifest import (
@@ -27,24 +25,55 @@ from blender_med.store.manifest import (
 )
 from blender_med.training import checkpoints
 from blender_med.training.checkpoints import CHECKPOINTS, LOG
-from blender_med.training.config import RankerJob
 from blender_med.training.examples import TrainingExamples
-from blender_med.training.precision import resolved_precision
+from blender_med.training.processes import from_first, is_first, wait_for_all
 
-_KIND = "ranker"
+Advance = Callable[[int], None]
+Log = Sequence[Mapping[str, Any]]
 
 
-def job_identity(job: RankerJob) -> dict[str, Any]:
-    """Everything but the data that decides what a job makes; imports torch, loads no model."""
-    return {
-        "job": result_fields(job),
-        "backbone": weights_revision(job.ranker.backbone, job.ranker.revision),
-        "precision": resolved_precision(job.training.precision),
-    }
+class TrainingTask(ABC):
+    """What one kind of model adds to a training job.
+
+    Class attributes:
+        kind: What is trained; part of the fingerprint.
+
+    Args:
+        name: Of the job.
+        seed: Of the job.
+        patience: Measurements without a better one before training ends; None: never.
+        metric: Name under which the measurement is logged that chooses the weights.
+        examples: What is learned from.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(
+        self,
+        name: str,
+        seed: int,
+        patience: int | None,
+        metric: str,
+        examples: TrainingExamples[Any],
+    ) -> None:
+        self.name, self.seed, self.patience = name, seed, patience
+        self.metric, self.examples = metric, examples
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Everything but the data that decides what is made; loads no model."""
+
+    @abstractmethod
+    def trainer(self, folder: Path, advance: Advance) -> Any:
+        """The Trainer of a folder, with the model to start from."""
+
+    @abstractmethod
+    def finish(self, checkpoint: Path, folder: Path, log: Log, best_step: int) -> None:
+        """Write the model of a checkpoint and its card into ``folder``."""
 
 
 def is_trained(folder: Path, current: str) -> bool:
-    """Whether a folder holds the whole ranker of this fingerprint."""
+    """Whether a folder holds the whole model of this fingerprint."""
     manifest = read_manifest(folder)
     return (
         manifest is not None
@@ -53,20 +82,16 @@ def is_trained(folder: Path, current: str) -> bool:
     )
 
 
-def train_ranker(
-    job: RankerJob,
-    examples: TrainingExamples,
-    folder: Path,
-    *,
-    force: bool = False,
-    advance: Callable[[int], None] = lambda steps: None,
+def bring_up_to_date(
+    task: TrainingTask, folder: Path, *, force: bool = False, advance: Advance = lambda steps: None
 ) -> bool:
-    """Bring a ranker's folder up to date: skip, continue after a kill, or train.
+    """Bring a model's folder up to date: skip, continue after a kill, or train.
+
+    Of several processes the first alone writes the folder.
 
     Args:
-        job: The recipe.
-        examples: What it learns from.
-        folder: Where the ranker is written; what an earlier job wrote there is replaced.
+        task: What is trained, and on what.
+        folder: Where the model is written; what an earlier job wrote there is replaced.
         force: Train anew even where the folder is up to date.
         advance: Called with optimiser steps as they are done.
 
@@ -77,41 +102,35 @@ def train_ranker(
         ConfigError: The folder holds something else, or the backbone is not to be found.
         DataError: The backbone's weights are damaged, or the loss is not finite.
     """
-    identity = job_identity(job)
-    inputs = {"examples": examples.content_sha256()}
-    current = fingerprint(_KIND, identity, inputs)
+    identity = task.identity()
+    inputs = {"examples": task.examples.content_sha256()}
+    current = fingerprint(task.kind, identity, inputs)
+    if not from_first(lambda: _start(task.name, folder, current, force=force)):
+        return False
+    started = time.perf_counter()
+    _fit(task, folder, advance)
+    if is_first():
+        _finish(task, folder)
+        remove_unfinished(folder)
+        write_manifest(folder, _manifest(task, folder, current, identity, inputs, started))
+        shutil.rmtree(folder / CHECKPOINTS)
+    return True
+
+
+def _start(name: str, folder: Path, current: str, *, force: bool) -> bool:
+    """Make the folder ready to train in; False where it is up to date."""
     if not force and is_trained(folder, current):
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         return False
     progress = read_progress(folder)
     if force or progress is None or progress.fingerprint != current:
         clear_folder(folder)
-        write_progress(folder, Progress(fingerprint=current, units=[job.name]))
-    started = time.perf_counter()
-    _fit(job, examples, folder, identity["precision"], advance)
-    _finish(job, examples, folder)
-    remove_unfinished(folder)
-    write_manifest(
-        folder,
-        Manifest(
-            stage=_KIND,
-            fingerprint=current,
-            identity=identity,
-            inputs=inputs,
-            parts={"train": len(examples.train), "dev": len(examples.dev)},
-            rows=len(examples.train) + len(examples.dev),
-            files=sorted(path.name for path in _contents(folder) if path.is_file()),
-            seconds=time.perf_counter() - started,
-            finished=timestamp(),
-            provenance=provenance(),
-        ),
-    )
-    shutil.rmtree(folder / CHECKPOINTS)
+        write_progress(folder, Progress(fingerprint=current, units=[name]))
     return True
 
 
 def clear_folder(folder: Path) -> None:
-    """Remove what an earlier job left in a ranker's folder.
+    """Remove what an earlier job left in a model's folder.
 
     Raises:
         ConfigError: It holds files that no job of this kind has written.
@@ -125,49 +144,60 @@ def clear_folder(folder: Path) -> None:
 
 
 def _contents(folder: Path) -> list[Path]:
-    """Files and folders of a ranker, without those that say who works on it and how far it is."""
+    """Files and folders of a model, without those that say who works on it and how far it is."""
     return [p for p in folder.glob("*") if p.name not in (LOCK, "progress.json")]
 
 
-def _fit(
-    job: RankerJob,
-    examples: TrainingExamples,
+def _manifest(
+    task: TrainingTask,
     folder: Path,
-    precision: Any,
-    advance: Callable[[int], None],
-) -> None:
+    current: str,
+    identity: dict[str, Any],
+    inputs: dict[str, str],
+    started: float,
+) -> Manifest:
+    train, dev = len(task.examples.train), len(task.examples.dev)
+    return Manifest(
+        stage=task.kind,
+        fingerprint=current,
+        identity=identity,
+        inputs=inputs,
+        parts={"train": train, "dev": dev},
+        rows=train + dev,
+        files=sorted(path.name for path in _contents(folder) if path.is_file()),
+        seconds=time.perf_counter() - started,
+        finished=timestamp(),
+        provenance=provenance(),
+    )
+
+
+def _fit(task: TrainingTask, folder: Path, advance: Advance) -> None:
     """Optimise until the epochs or the patience are at their end, from the last checkpoint on."""
-    last = checkpoints.last_complete(folder / CHECKPOINTS)
-    if last is not None and checkpoints.is_final(last, job.training.patience):
+    last = from_first(lambda: checkpoints.last_complete(folder / CHECKPOINTS))
+    if last is not None and checkpoints.is_final(last, task.metric, task.patience):
         return
-    from transformers import set_seed
+    from transformers import PrinterCallback, set_seed
 
     from blender_med.models import quiet
-    from blender_med.training.trainer import build_trainer
+    from blender_med.training.trainer import check_launcher
 
-    set_seed(job.seed)
-    ranker = job.ranker.build(len(job.labels))
-    trainer = build_trainer(job, ranker, examples, folder, precision, advance)
+    set_seed(task.seed)
+    trainer = task.trainer(folder, advance)
+    check_launcher(trainer)
+    trainer.remove_callback(PrinterCallback)
     with quiet():
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    wait_for_all()
 
 
-def _finish(job: RankerJob, examples: TrainingExamples, folder: Path) -> None:
+def _finish(task: TrainingTask, folder: Path) -> None:
     """Write the best weights, the log and the model card."""
-    from blender_med.models import quiet, torch_device
     from blender_med.training.callbacks import write_log
-    from blender_med.training.card import write_card
-    from blender_med.training.evaluation import dev_figures
 
     last = checkpoints.last_complete(folder / CHECKPOINTS)
     assert last is not None
     log = checkpoints.logged(last)
-    best = checkpoints.best_step(log)
+    best = checkpoints.best_step(log, task.metric)
     assert best is not None
-    source = checkpoints.checkpoint_path(folder / CHECKPOINTS, best)
-    ranker = RANKERS.load(job.ranker.type).from_pretrained(source, device=torch_device(None))
-    figures: Mapping[str, float] = dev_figures(ranker, examples.dev)
-    with quiet():
-        ranker.save_pretrained(folder)
-    write_log(folder / LOG, log)
-    write_card(folder / "README.md", job, examples, figures, best_step=best, log=log)
+    task.finish(checkpoints.checkpoint_path(folder / CHECKPOINTS, best), folder, log, best)
+    write_log(folder / LOG, log, task.metric)

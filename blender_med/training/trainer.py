@@ -1,4 +1,4 @@
-"""The transformers Trainer, set up for rankers."""
+"""The transformers Trainer, set up for training jobs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import (
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainingArguments,
-)
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
 
 from blender_med.data.pairs import RankingExample
 from blender_med.errors import ConfigError, MissingDependencyError
@@ -25,18 +19,56 @@ from blender_med.training.callbacks import (
     EarlyStopping,
     ProgressReport,
 )
-from blender_med.training.checkpoints import ACCURACY, CHECKPOINTS, LOG
-from blender_med.training.config import Precision, RankerJob, TrainingSettings
-from blender_med.training.evaluation import dev_accuracy
-from blender_med.training.examples import TrainingExamples
+from blender_med.training.checkpoints import CHECKPOINTS, LOG
+from blender_med.training.config import Precision, TrainingSettings
+from blender_med.training.evaluation import ACCURACY, dev_accuracy
+from blender_med.training.processes import is_first, process_count
 
 _OPTIMIZERS = {"adafactor": "adafactor", "adamw": "adamw_torch"}
 # The best and the last checkpoint, and the one before it for as long as the last is unfinished.
 _KEPT_CHECKPOINTS = 3
 
 
-class RankerTrainer(Trainer):
-    """Trains a ranker on examples and measures it by ranking dev examples.
+class JobTrainer(Trainer):
+    """Trains on examples in an order of each epoch's own, and measures by what the job measures.
+
+    The steps of a training and what it draws follow from the seed alone, so that a resumed
+    training repeats those of an undisturbed one. Subclasses define :meth:`measure`.
+    """
+
+    control: TrainerControl
+    length_of: Callable[[Any], int]
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches of questions in the epoch's order."""
+        dataset = self.train_dataset
+        lengths = [self.length_of(dataset[0, i][1]) for i in range(len(dataset))]
+        arguments = self.args
+        step_size = arguments.train_batch_size * arguments.gradient_accumulation_steps
+        loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_size=arguments.train_batch_size,
+            sampler=EpochSampler(lengths, step_size * process_count(), arguments.seed),
+            collate_fn=self.data_collator,
+        )
+        return self.accelerator.prepare(loader)
+
+    def measure(self) -> dict[str, float]:
+        """Values on dev by the name under which they are logged."""
+        raise NotImplementedError
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Measure and log; replaces the Trainer's loop over batches."""
+        metrics = self.measure()
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+
+class RankerTrainer(JobTrainer):
+    """Trains a ranker and measures it by ranking dev examples.
 
     Args:
         ranker: Has ``training_batch``, ``forward`` with a loss, and ``rank``.
@@ -47,7 +79,7 @@ class RankerTrainer(Trainer):
         callbacks: What happens beside.
     """
 
-    control: TrainerControl
+    length_of = staticmethod(text_length)
 
     def __init__(
         self,
@@ -71,31 +103,33 @@ class RankerTrainer(Trainer):
         # loss by the items of all micro-batches by itself".
         self.model_accepts_loss_kwargs = False
 
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches of questions in the epoch's order."""
-        dataset = self.train_dataset
-        lengths = [text_length(dataset[0, i][1]) for i in range(len(dataset))]
-        step_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        loader: DataLoader[Any] = DataLoader(
-            dataset,
-            batch_size=self.args.train_batch_size,
-            sampler=EpochSampler(lengths, step_size, self.args.seed),
-            collate_fn=self.data_collator,
-        )
-        return self.accelerator.prepare(loader)
+    def measure(self) -> dict[str, float]:
+        """Pairwise accuracy on the dev examples."""
+        return {ACCURACY: dev_accuracy(self.model, self._dev, self._rank_settings)}
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Pairwise accuracy on the dev examples, logged as ``eval_pairwise_accuracy``."""
-        metrics = {ACCURACY: dev_accuracy(self.model, self._dev, self._rank_settings)}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
-        return metrics
+
+def check_launcher(trainer: Trainer) -> None:
+    """Check that every process holds all weights, which measuring and saving need.
+
+    Raises:
+        ConfigError: The launcher spreads them over the processes.
+    """
+    plugin = trainer.accelerator.state.deepspeed_plugin
+    if trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
+        fix = "launch with torchrun, or with DeepSpeed ZeRO 1 or 2"
+        raise ConfigError("FSDP and ZeRO 3 spread the weights over the processes", fix=fix)
 
 
 def training_arguments(
-    settings: TrainingSettings, folder: Path, precision: Precision, *, seed: int, examples: int
+    settings: TrainingSettings,
+    folder: Path,
+    precision: Precision,
+    *,
+    seed: int,
+    examples: int,
+    metric: str,
+    kind: type[TrainingArguments] = TrainingArguments,
+    **more: Any,
 ) -> TrainingArguments:
     """Settings of a job as those of the Trainer.
 
@@ -105,12 +139,18 @@ def training_arguments(
         precision: What ``precision`` came to on this machine.
         seed: Of the job.
         examples: Number of training examples.
+        metric: What the job measures.
+        kind: Class of the arguments.
+        more: Further ones of that class.
+
+    Raises:
+        ConfigError: The processes cannot share a step evenly.
     """
     every = max(1, round(settings.evaluate_every * settings.steps_per_epoch(examples)))
-    arguments = TrainingArguments(
+    arguments = kind(
         output_dir=str(folder),
         per_device_train_batch_size=min(settings.batch_size, settings.micro_batch_size),
-        gradient_accumulation_steps=settings.accumulation_steps,
+        gradient_accumulation_steps=settings.accumulation_steps(process_count()),
         num_train_epochs=settings.epochs,
         optim=_OPTIMIZERS[settings.optimizer],
         learning_rate=settings.learning_rate,
@@ -125,7 +165,7 @@ def training_arguments(
         save_strategy="steps",
         save_steps=every,
         save_total_limit=_KEPT_CHECKPOINTS,
-        metric_for_best_model=ACCURACY,
+        metric_for_best_model=metric,
         greater_is_better=True,
         logging_steps=settings.logging_steps,
         logging_nan_inf_filter=False,
@@ -136,55 +176,40 @@ def training_arguments(
         disable_tqdm=True,
         log_level="error",
         dataloader_pin_memory=False,
+        **more,
     )
     # Several visible GPUs would be wrapped in DataParallel, which cuts batches apart by rows.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 
 
-def build_trainer(
-    job: RankerJob,
-    ranker: Any,
-    examples: TrainingExamples,
+def job_callbacks(
+    name: str,
+    settings: TrainingSettings,
     folder: Path,
-    precision: Precision,
+    metric: str,
     advance: Callable[[int], None],
-) -> RankerTrainer:
-    """The trainer of a job.
+) -> list[TrainerCallback]:
+    """What happens beside the training of a job.
 
     Args:
-        job: The recipe.
-        ranker: The model to train.
-        examples: What it learns from.
-        folder: Of the ranker; checkpoints, log and TensorBoard files are written into it.
-        precision: What the setting came to on this machine.
+        name: Of the job, for the log.
+        settings: Of the job.
+        folder: Of what is trained; checkpoints, log and TensorBoard files are written into it.
+        metric: What the job measures.
         advance: Called with optimiser steps as they are done.
 
     Raises:
         ConfigError: ``report_to`` names no integration of transformers.
         MissingDependencyError: An integration that it names is not installed.
     """
-    settings, checkpoints = job.training, folder / CHECKPOINTS
-    arguments = training_arguments(
-        settings, checkpoints, precision, seed=job.seed, examples=len(examples.train)
-    )
-    callbacks: list[TrainerCallback] = [
+    return [
         DivergenceCheck(),
-        EarlyStopping(settings.patience),
-        CheckpointMarker(checkpoints, folder / LOG),
-        ProgressReport(job.name, advance),
-        *reporters(settings.report_to, folder / "tensorboard"),
+        EarlyStopping(metric, settings.patience),
+        CheckpointMarker(folder / CHECKPOINTS, folder / LOG, metric),
+        ProgressReport(name, metric, advance),
+        *(reporters(settings.report_to, folder / "tensorboard") if is_first() else ()),
     ]
-    trainer = RankerTrainer(
-        ranker,
-        arguments,
-        examples.train,
-        examples.dev[: settings.max_dev_questions],
-        job.ranker.dev_settings(precision),
-        callbacks,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
 
 
 def reporters(names: Sequence[str], folder: Path) -> list[TrainerCallback]:

@@ -89,3 +89,27 @@ def test_data_that_are_missing_end_with_exit_code_1(cli, recipe) -> None:
     code, _, err = cli("train", recipe, "--set", "data.candidates=./missing.json")
     assert code == 1
     assert "missing.json" in err
+
+
+def test_a_recipe_that_trains_nothing_is_refused(cli, tmp_path) -> None:
+    file = tmp_path / "odd.yaml"
+    file.write_text("name: odd\nengine: fake\n")
+    code, _, err = cli("train", file)
+    assert code == 2
+    assert "not a training recipe" in err
+    assert "ranker, fuser" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--set data.run=runs/NAME"),
+        (["--set", "candidates.metrik=chrf"], "did you mean 'metric'"),
+        (["--set", "fuser.backbone=expert:smollm2"], "did you mean 'smollm2-135m'"),
+        (["--set", "training.dev_metric=rouge"], "no such text metric 'rouge'"),
+    ],
+)
+def test_a_fuser_is_told_from_a_ranker_and_checked(cli, arguments, message) -> None:
+    code, _, err = cli("train", "fusers/genfuser-smollm2.yaml", *arguments)
+    assert code == 2
+    assert message in " ".join(err.split())

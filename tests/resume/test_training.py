@@ -70,6 +70,41 @@ def recipe(tmp_path: Path, tiny_encoder: Path) -> Path:
     return file
 
 
+@pytest.fixture
+def fuser_recipe(tmp_path: Path, tiny_fuser: Path) -> Path:
+    """A T5 with dropout, shuffled and dropped candidates, accumulation."""
+    _candidates(tmp_path / "data")
+    tree = {
+        "name": "toy",
+        "candidates": {"metric": "goodness", "order": "shuffled", "dropout": 0.3},
+        "data": {"candidates": str(tmp_path / "data")},
+        "fuser": {
+            "type": "genfuser",
+            "backbone": str(tiny_fuser),
+            "max_length": 256,
+            "candidate_maxlength": 32,
+            "target_maxlength": 8,
+        },
+        "training": {
+            "epochs": 4,
+            "batch_size": 4,
+            "micro_batch_size": 2,
+            "optimizer": "adamw",
+            "learning_rate": 1e-3,
+            "precision": "float32",
+            "evaluate_every": 0.3,
+            "patience": None,
+            "max_dev_questions": 2,
+            "logging_steps": 1,
+            "report_to": [],
+            "decoding": {"num_beams": 1, "max_new_tokens": 4},
+        },
+    }
+    file = tmp_path / "toy.yaml"
+    file.write_text(json.dumps(tree))
+    return file
+
+
 def _checkpoints(folder: Path) -> int:
     steps = [int(p.name.rpartition("-")[2]) for p in folder.glob("checkpoints/checkpoint-*")]
     return max(steps, default=0)
@@ -93,7 +128,9 @@ def _log(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_killed_training_equals_an_uninterrupted_one(recipe, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("kind", ["recipe", "fuser_recipe"])
+def test_killed_training_equals_an_uninterrupted_one(kind, request, tmp_path, monkeypatch) -> None:
+    recipe = request.getfixturevalue(kind)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     command = [*COMMAND, str(recipe), "-q", "--set", f"output_dir={whole}"]
@@ -110,3 +147,27 @@ def test_killed_training_equals_an_uninterrupted_one(recipe, tmp_path, monkeypat
     assert weights[0] == weights[1]
     names = [{path.name for path in (folder / "toy").iterdir()} for folder in (whole, killed)]
     assert names[0] == names[1]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(fuser_recipe, tmp_path, monkeypatch) -> None:
+    """The same steps over the same questions; the first process alone writes."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    arguments = ["train", str(fuser_recipe), "--set", "training.micro_batch_size=2",
+                 "--set", "candidates.dropout=0", "--set", "candidates.order=ranked"]  # fmt: skip
+    one = [sys.executable, "-m", "blender_med", *arguments]
+    subprocess.run([*one, "--set", f"output_dir={tmp_path / 'one'}"], check=True)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+                "--master-port", "29517", "-m", "blender_med", *arguments]  # fmt: skip
+    two = [*launcher, "--set", f"output_dir={tmp_path / 'two'}"]
+    done = subprocess.run(two, check=True, capture_output=True, text=True)
+    assert done.stdout.count("toy: trained") == 1
+    logs = [_log(tmp_path / name / "toy") for name in ("one", "two")]
+    assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]]
+    # Dropout draws differ between the processes; an error in the sum would be a factor of 2.
+    losses = [[float(row["loss"]) for row in log if row["loss"]] for log in logs]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+    names = [{path.name for path in (tmp_path / n / "toy").iterdir()} for n in ("one", "two")]
+    assert names[0] == names[1]
+    again = subprocess.run(two, check=True, capture_output=True, text=True)
+    assert again.stdout.count("toy: up to date") == 1

@@ -121,7 +121,7 @@ def test_a_learned_ranker_never_saw_the_question_it_is_tested_on(
     recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from blender_med.rankers.simcls import SimCLS
-    from blender_med.training import job as training
+    from blender_med.training import ranker_job as training
 
     seen: dict[Path, set[str]] = {}
     tested: list[tuple[Path, int]] = []

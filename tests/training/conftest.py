@@ -12,6 +12,9 @@ import pytest
 from blender_med.data.pairs import RankingExample
 from blender_med.training.config import RankerJob, load_ranker_job
 from blender_med.training.examples import TrainingExamples
+from blender_med.training.fuser_config import FuserJob, load_fuser_job
+
+from .fuser_toy import save_llama, save_t5
 
 _TOPICS = ("fever", "cough", "pain", "dose", "liver", "heart")
 _FAST: dict[str, Any] = {
@@ -71,5 +74,43 @@ def make_job(tiny_encoder: Path) -> MakeJob:
         model = {"type": kind, "backbone": str(tiny_encoder)} | lengths | (ranker or {})
         tree = {"name": name, "seed": seed, "labels": labels, "ranker": model}
         return load_ranker_job(tree | {"training": _FAST | training})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_t5(tmp_path_factory.mktemp("tiny-t5"))
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("tiny-llama"))
+
+
+@pytest.fixture
+def make_fuser_job(tiny_t5: Path, tiny_llama: Path) -> Callable[..., FuserJob]:
+    """A job of a few steps on a T5 or, with adapters, on a Llama.
+
+    Keyword arguments go to ``training``, ``top`` to the recipe, ``fuser`` to its fuser.
+    """
+    families: dict[str, dict[str, Any]] = {
+        "t5": {"fuser": {"backbone": str(tiny_t5)}},
+        "llama": {"fuser": {"backbone": str(tiny_llama)}, "lora": {"r": 4}},
+    }
+    lengths = {"max_length": 128, "candidate_maxlength": 16, "target_maxlength": 8}
+    decoding = {"num_beams": 1, "max_new_tokens": 8}
+
+    def make(
+        family: str,
+        top: dict[str, Any] | None = None,
+        fuser: dict[str, Any] | None = None,
+        **training: Any,
+    ) -> FuserJob:
+        tree = {"name": "toy", "candidates": {"metric": "value", "order": "shuffled"}}
+        tree |= families[family] | (top or {})
+        tree["fuser"] = lengths | families[family]["fuser"] | (fuser or {})
+        settings = _FAST | {"max_dev_questions": 4, "decoding": decoding} | training
+        return load_fuser_job(tree | {"training": settings})
 
     return make

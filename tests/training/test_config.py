@@ -81,7 +81,7 @@ def test_steps_follow_from_the_settings(
     warmup: int,
 ) -> None:
     training = TrainingSettings(**settings)
-    assert training.accumulation_steps == accumulation
+    assert training.accumulation_steps() == accumulation
     assert training.steps_per_epoch(examples) == per_epoch
     assert training.total_steps(examples) == total
     assert training.warmup_steps(examples) == warmup

@@ -15,9 +15,8 @@ from blender_med.rankers import RANKERS
 from blender_med.store.manifest import read_manifest
 from blender_med.training import job as job_module
 from blender_med.training import trainer
-from blender_med.training.checkpoints import ACCURACY
-from blender_med.training.evaluation import dev_accuracy
-from blender_med.training.job import train_ranker
+from blender_med.training.evaluation import ACCURACY, dev_accuracy
+from blender_med.training.ranker_job import train_ranker
 
 from .conftest import toy_examples
 

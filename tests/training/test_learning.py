@@ -5,7 +5,7 @@ import pytest
 
 from blender_med.rankers import RANKERS
 from blender_med.training.evaluation import dev_accuracy
-from blender_med.training.job import train_ranker
+from blender_med.training.ranker_job import train_ranker
 
 from .conftest import toy_examples
 

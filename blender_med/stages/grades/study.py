@@ -217,7 +217,7 @@ def _trained(
     """The ranker that saw neither the fold nor, but for choosing its best step, the next one."""
     from blender_med.models import torch_device
     from blender_med.training.examples import TrainingExamples
-    from blender_med.training.job import train_ranker
+    from blender_med.training.ranker_job import train_ranker
 
     dev = (fold + 1) % n_folds
     train = [e for e in examples if folds[e.question_id] not in (fold, dev)]

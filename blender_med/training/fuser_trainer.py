@@ -1,0 +1,173 @@
+"""Trainers of fusers: Seq2SeqTrainer for encoder-decoders, trl's SFTTrainer for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from blender_med.data.fusion import FusionExample
+from blender_med.errors import ConfigError
+from blender_med.training.batches import ExampleDataset
+from blender_med.training.config import Precision
+from blender_med.training.fuser_batches import IGNORED, FuserBatches, fused_length
+from blender_med.training.fuser_config import FuserJob
+from blender_med.training.fuser_evaluation import text_values, written
+from blender_med.training.fuser_model import FuserModel, writing_copy
+from blender_med.training.processes import gathered, share
+from blender_med.training.trainer import JobTrainer, training_arguments
+
+_CHARACTERS = 5  # of a token, roughly
+# Of SFTTrainer: it does not look into the data.
+_READY_BATCHES: dict[str, Any] = {
+    "dataset_kwargs": {"skip_prepare_dataset": True},
+    "max_length": None,
+}
+
+
+class FuserTrainer(JobTrainer):
+    """Trains a fuser and measures it by the texts that it writes for dev examples.
+
+    Args:
+        fuser: The model to train, and the formatter of its prompts.
+        job: The recipe.
+        precision: What the setting came to on this machine.
+        arguments: From ``training_arguments``.
+        train: Examples to learn from, at least one.
+        dev: Examples to measure on, at least one.
+        callbacks: What happens beside.
+    """
+
+    def __init__(
+        self,
+        fuser: FuserModel,
+        job: FuserJob,
+        precision: Precision,
+        arguments: Any,
+        train: Sequence[FusionExample],
+        dev: Sequence[FusionExample],
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        super().__init__(
+            fuser.model,
+            arguments,
+            data_collator=FuserBatches(
+                fuser.formatter,
+                job.candidates,
+                job.fuser.target_maxlength,
+                encoder_decoder=fuser.is_encoder_decoder,
+                seed=job.seed,
+            ),
+            train_dataset=_rows(train),
+            eval_dataset=_rows(dev),
+            processing_class=fuser.formatter.tokenizer,
+            callbacks=callbacks,
+        )
+        self._job, self._precision, self._dev = job, precision, dev
+        self._formatter = fuser.formatter
+        self.train_dataset = ExampleDataset(train)
+
+    def length_of(self, example: FusionExample) -> int:
+        """Characters of an example, a measure of its row."""
+        characters = _CHARACTERS * self._job.fuser.candidate_maxlength
+        return fused_length(example, self._job.candidates.top_k, characters)
+
+    def measure(self) -> dict[str, float]:
+        """Mean of the dev metric; every process writes the texts of its share."""
+        settings, own = self._job.training, share(self._dev)
+        fuser = FuserModel(writing_copy(self.model, self._precision), self._formatter)
+        texts = written(fuser, own, self._job.candidates.top_k, settings.decoding)
+        self.model.train()
+        values = gathered(text_values(settings.dev_metric, texts, own))
+        return {f"eval_{settings.dev_metric}": fmean(values)}
+
+
+def _rows(examples: Sequence[FusionExample]) -> Any:
+    """A data set of the kind that SFTTrainer asks for; batches are made of the examples."""
+    from datasets import Dataset  # type: ignore[import-untyped]
+
+    return Dataset.from_dict({"question_id": [example.question_id for example in examples]})
+
+
+class Seq2SeqFuserTrainer(FuserTrainer, Seq2SeqTrainer):
+    """Trains an encoder-decoder; the loss is the mean over the tokens of a step's answers."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        # Not every encoder-decoder divides its own loss by the tokens of all micro-batches.
+        self.model_accepts_loss_kwargs = True
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:
+        """Cross-entropy of the answers' tokens, summed and divided by those of the whole step."""
+        outputs = model(**inputs)
+        labels = inputs["labels"]
+        total = torch.nn.functional.cross_entropy(
+            outputs.logits.flatten(0, 1).float(),
+            labels.flatten(),
+            ignore_index=IGNORED,
+            reduction="sum",
+        )
+        tokens = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        # Gradients are averaged over the processes, which count the tokens of all.
+        loss = total / tokens * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+
+class SFTFuserTrainer(FuserTrainer, SFTTrainer):
+    """Trains a decoder-only model on the tokens of its answers alone."""
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the job writes a card of its own."""
+
+
+def fuser_trainer(
+    fuser: FuserModel,
+    job: FuserJob,
+    precision: Precision,
+    train: Sequence[FusionExample],
+    dev: Sequence[FusionExample],
+    callbacks: list[TrainerCallback],
+    folder: Path,
+) -> FuserTrainer:
+    """The trainer for a model of either family.
+
+    Args:
+        fuser: The model to train, and the formatter of its prompts.
+        job: The recipe.
+        precision: What the setting came to on this machine.
+        train: Examples to learn from.
+        dev: Examples to measure on.
+        callbacks: What happens beside.
+        folder: For checkpoints.
+
+    Raises:
+        ConfigError: The adapters do not suit the trainer.
+    """
+    arguments = training_arguments(
+        job.training,
+        folder,
+        precision,
+        seed=job.seed,
+        examples=len(train),
+        metric=f"eval_{job.training.dev_metric}",
+        kind=Seq2SeqTrainingArguments if fuser.is_encoder_decoder else SFTConfig,
+        **({} if fuser.is_encoder_decoder else _READY_BATCHES),
+    )
+    if fuser.is_encoder_decoder:
+        return Seq2SeqFuserTrainer(fuser, job, precision, arguments, train, dev, callbacks)
+    try:
+        return SFTFuserTrainer(fuser, job, precision, arguments, train, dev, callbacks)
+    except ValueError as error:
+        fix = "name linear layers below the output layer, or all-linear"
+        raise ConfigError(str(error), key="lora.target_modules", fix=fix) from error
