@@ -113,6 +113,8 @@ def test_a_drug_has_its_place():
         ("Aspirin is safe.", ["Aspirin is not safe.", "Aspirin is safe."], False),
         # Too little in common to contradict.
         ("Gout is painful.", ["Pneumonia is not painful."], False),
+        # Words about the answer claim nothing.
+        ("The answer to this question is:", ["There is no answer to this question."], False),
     ],
 )
 def test_contradiction(claim, facts, expected):

@@ -39,6 +39,11 @@ _PHRASES = {
     "insufficient": "not enough",
 }  # fmt: skip
 _DIRECTION = "increas"
+# Words about the answer itself: "The answer to this question is:" claims nothing.
+_FRAME = word_set(
+    "answer answers answered question questions response responses candidate candidates"
+)
+_NO_CONTENT = _CUES | STOP_WORDS | _FRAME
 _CLAUSE = re.compile(
     r";|:|,?\s(?:but|however|although|though|whereas|while|because|unless)\s|,\s(?:and|or|which)\s"
     r"|\sand\s(?=(?:is|are|was|were|can|cannot|could|should|may|might|must|has|have|had|does|do|"
@@ -89,7 +94,7 @@ def _clause(text: str) -> Clause:
         if word in _UP or word in _DOWN:
             directions.append(int(word in _DOWN))
             terms.add(_DIRECTION)
-        elif word not in _CUES and word not in STOP_WORDS and not word.endswith("n't"):
+        elif word not in _NO_CONTENT and not word.endswith("n't"):
             terms.add(stem(canonical(_DENIALS.get(word, word))))
     terms |= {f"{quantity.value:g} {quantity.unit}" for quantity in quantities(text)}
     return Clause(frozenset(terms), cues % 2 == 1, tuple(directions))
