@@ -28,6 +28,7 @@ class Fusion:
         truncated_tokens: Tokens of instruction, input and candidates that did not fit into it.
         completion_tokens: Tokens that the model wrote, its end token included.
         finish_reason: ``stop`` or ``length``; empty where the model was not asked.
+        seconds: Of the model, where the engine tells them.
     """
 
     text: str
@@ -37,15 +38,34 @@ class Fusion:
     truncated_tokens: int = 0
     completion_tokens: int = 0
     finish_reason: str = ""
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What a model wrote behind a prompt."""
+    """What a model wrote behind a prompt; ``seconds`` where the engine tells them."""
 
     text: str
     completion_tokens: int
     finish_reason: str
+    seconds: float | None = None
+
+
+class Fuser(Protocol):
+    """Makes one answer of the candidates of each question."""
+
+    def fusions(
+        self,
+        instructions: Sequence[str],
+        inputs: Sequence[str],
+        candidates: Sequence[Sequence[str]],
+        *,
+        top_k: int,
+        decoding: Decoding | None = None,
+        advance: Advance | None = None,
+    ) -> list[Fusion]:
+        """A record for each question, in order; see ``GenFuser.fusions``."""
+        ...
 
 
 class FusionEngine(Protocol):

@@ -186,4 +186,5 @@ def _fusion(candidates: Sequence[str], prompt: FusionPrompt, generation: Generat
         truncated_tokens=prompt.truncated_tokens,
         completion_tokens=generation.completion_tokens,
         finish_reason=generation.finish_reason,
+        seconds=generation.seconds,
     )

@@ -7,7 +7,8 @@ own words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -76,30 +77,67 @@ _TASK = (
     "Write one better answer from the candidates. State only what they support, leave out what "
     "is wrong, and reply with the answer alone."
 )
+_AGGREGATOR = (
+    "You have been provided with a set of responses from various open-source models to the latest "
+    "user query. Your task is to synthesize these responses into a single, high-quality response. "
+    "It is crucial to critically evaluate the information provided in these responses, recognizing "
+    "that some of it may be biased or incorrect. Your response should not simply replicate the "
+    "given answers but should offer a refined, accurate, and comprehensive reply to the "
+    "instruction. Ensure your response is well-structured, coherent, and adheres to the highest "
+    "standards of accuracy and reliability.\n\nResponses from models:"
+)
 _PROBE = "PROBE"
+
+Turns = list[dict[str, str]]
+Wording = Callable[[str, str, Sequence[str]], Turns]
+
+
+def fusion_turns(instruction: str, input: str, candidates: Sequence[str]) -> Turns:
+    """GenFuser's words for chat models: one user turn."""
+    listed = [f"Candidate {i}:\n{text}" for i, text in enumerate(candidates, start=1)]
+    question = "\n".join(part for part in (instruction, input) if part)
+    content = "\n\n".join(part for part in (question, *listed, _TASK) if part)
+    return [{"role": "user", "content": content}]
+
+
+def aggregator_turns(instruction: str, input: str, candidates: Sequence[str]) -> Turns:
+    """The aggregator prompt of Mixture-of-Agents (Wang et al. 2024, table 1)."""
+    listed = [f"{i}. {text}" for i, text in enumerate(candidates, start=1)]
+    question = "\n\n".join(part for part in (input, instruction) if part)
+    system = {"role": "system", "content": "\n".join([_AGGREGATOR, *listed])}
+    return [system, {"role": "user", "content": question}]
 
 
 class ChatLayout:
-    """Prompt for decoder-only models: one user turn of the model's chat template.
+    """Prompt for decoder-only models, by the model's chat template.
 
-    A model without a chat template reads the same words, followed by ``Answer:``.
+    A model without a chat template reads the same words, followed by ``Answer:``. A template that
+    refuses the role ``system`` gets its words at the head of the user turn.
 
     Args:
         tokenizer: Hugging Face tokenizer.
+        wording: The turns.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, wording: Wording = fusion_turns) -> None:
         self._tokenizer = tokenizer
+        self._wording = wording
         self.closing = self._end_of_turn() or tokenizer.eos_token or ""
 
     def render(self, instruction: str, input: str, candidates: Sequence[str]) -> str:
         """The prompt; its parts stand in it as they are."""
-        listed = [f"Candidate {i}:\n{text}" for i, text in enumerate(candidates, start=1)]
-        question = "\n".join(part for part in (instruction, input) if part)
-        content = "\n\n".join(part for part in (question, *listed, _TASK) if part)
+        turns = self._wording(instruction, input, candidates)
+        joined = "\n\n".join(turn["content"] for turn in turns)
         if not self._tokenizer.chat_template:
-            return f"{self._tokenizer.bos_token or ''}{content}\n\nAnswer:"
-        return self._templated([{"role": "user", "content": content}], reply=True)
+            return f"{self._tokenizer.bos_token or ''}{joined}\n\nAnswer:"
+        if len(turns) == 1:
+            return self._templated(turns, reply=True)
+        from jinja2.exceptions import TemplateError
+
+        try:
+            return self._templated(turns, reply=True)
+        except TemplateError:  # Gemma and the first Mistral refuse the role 'system'
+            return self._templated([{"role": "user", "content": joined}], reply=True)
 
     def _end_of_turn(self) -> str:
         """What the template writes behind an answer, up to the line's end."""
@@ -129,6 +167,8 @@ class PromptFormatter:
         layout: The prompt's words.
         max_length: Most tokens of a prompt.
         candidate_maxlength: Most tokens of a candidate.
+        marks: What is broken up in texts; None: the tokenizer's special tokens and the marks of
+            instruction templates.
     """
 
     def __init__(
@@ -137,12 +177,13 @@ class PromptFormatter:
         layout: Layout,
         max_length: int = MAX_LENGTH,
         candidate_maxlength: int = CANDIDATE_MAXLENGTH,
+        marks: re.Pattern[str] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.layout = layout
         self.max_length = max_length
         self.candidate_maxlength = candidate_maxlength
-        self._marks = mark_pattern(_special_tokens(tokenizer))
+        self._marks = marks or mark_pattern(_special_tokens(tokenizer))
 
     def encode(self, instruction: str, input: str, candidates: Sequence[str]) -> FusionPrompt:
         """The prompt; the arguments are left as they are.

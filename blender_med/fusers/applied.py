@@ -1,0 +1,148 @@
+"""Recipes of fusers as a pipeline applies them. Light: no fuser is imported here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from blender_med.config import InvalidValueError, Recipe, speed_only
+from blender_med.fusers.config import Decoding
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+GUARDED = "-guarded"
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class AppliedFuser(Recipe):
+    """A fuser; its name is the name of its method in reports.
+
+    ``ranker`` names the ranker of stage rank that orders the candidates (None: the first one;
+    without a stage rank they stand as they were generated). The best ``top_k`` distinct texts
+    are fused. ``guard: ranker`` adds the method NAME-guarded: the fused text or the top candidate
+    of ``guard_ranker`` (None: of ``ranker``), whichever that ranker prefers.
+    """
+
+    type: str
+    name: Name | None = None
+    ranker: Name | None = None
+    top_k: int = Field(3, ge=1)
+    guard: Literal["ranker"] | None = None
+    guard_ranker: Name | None = None
+
+    @property
+    def method(self) -> str:
+        """Name of the method in fused answers and reports."""
+        return self.name or self.type
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The method, and the guarded one where there is a guard."""
+        return (self.method, *((self.method + GUARDED,) if self.guard else ()))
+
+    @property
+    def asked_expert(self) -> str | None:
+        """Expert of the run that writes the answers; None where no expert does."""
+        return None
+
+    @model_validator(mode="after")
+    def _guard_named(self) -> AppliedFuser:
+        if self.guard_ranker is not None and self.guard is None:
+            fix = "add guard: ranker, or leave guard_ranker out"
+            raise InvalidValueError("'guard_ranker' without a guard", fix=fix)
+        return self
+
+
+class WritingFuser(AppliedFuser):
+    """A fuser with a language model.
+
+    ``max_length`` and ``candidate_maxlength`` are tokens of a prompt and of a candidate in it;
+    None takes those that the model was trained with, else 1024 and 128. ``decoding.seed`` is
+    added to the seed of the run.
+    """
+
+    decoding: Decoding = Decoding()
+    max_length: int | None = Field(None, ge=8)
+    candidate_maxlength: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _no_beams_of_experts(self) -> WritingFuser:
+        if self.asked_expert is None:
+            return self
+        neutral, own = Decoding(), self.decoding
+        for name in ("length_penalty", "no_repeat_ngram_size"):
+            if getattr(own, name) != getattr(neutral, name):
+                raise _unknown_to_experts(f"decoding.{name}")
+        if (own.num_beams or 1) > 1:
+            raise _unknown_to_experts("decoding.num_beams")
+        return self
+
+
+def _unknown_to_experts(name: str) -> InvalidValueError:
+    fix = "leave it out, or name the model itself under 'model'"
+    return InvalidValueError(f"the engines of experts do not know '{name}'", fix=fix)
+
+
+class AppliedGenFuser(WritingFuser):
+    """GenFuser: writes one answer from the candidates.
+
+    Exactly one source: ``model`` (a local folder, a Hub id or ``package:NAME``; ``revision``
+    fixes a Hub id), ``trained`` (a fuser of this run's stage train-fuser) or ``expert`` (an
+    expert of this run, asked through its own engine). ``dtype``, ``device`` and ``batch_tokens``
+    are for the first two.
+    """
+
+    type: Literal["genfuser"] = "genfuser"
+    model: str | None = None
+    revision: str | None = None
+    trained: str | None = None
+    expert: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: str | None = speed_only(None)
+    batch_tokens: int | None = speed_only(None, ge=1)
+
+    @property
+    def method(self) -> str:
+        """Name of the method: its own, that of its training, or that of its type."""
+        return self.name or self.trained or self.type
+
+    @property
+    def asked_expert(self) -> str | None:
+        """See :class:`AppliedFuser`."""
+        return self.expert
+
+    @model_validator(mode="after")
+    def _one_source(self) -> AppliedGenFuser:
+        if [self.model, self.trained, self.expert].count(None) != 2:
+            raise ValueError("give exactly one of 'model', 'trained' and 'expert'")
+        return self
+
+
+class AppliedAggregate(WritingFuser):
+    """An expert that gets the aggregator prompt of Mixture-of-Agents (Wang et al. 2024, table 1).
+
+    With ``rounds: 2`` the expert first writes as many drafts as there are candidates, each from
+    all of them with another one first, and then one answer from the drafts. (In the paper the
+    drafts of a layer are of different models.)
+    """
+
+    type: Literal["aggregate"] = "aggregate"
+    expert: str
+    rounds: int = Field(1, ge=1, le=2)
+
+    @property
+    def asked_expert(self) -> str | None:
+        """See :class:`AppliedFuser`."""
+        return self.expert
+
+
+class AppliedConcatenation(AppliedFuser):
+    """The candidates one after another, a blank line between them; no model."""
+
+    type: Literal["concatenation"] = "concatenation"
+
+
+FuserToApply = Annotated[
+    AppliedGenFuser | AppliedAggregate | AppliedConcatenation, Field(discriminator="type")
+]
