@@ -39,6 +39,13 @@ class BlenderMedError(Exception):
         self.value = None if value is _UNSET else value
         super().__init__(_message(problem, fix, key, file, row, value))
 
+    def under(self, key: str) -> BlenderMedError:
+        """The same error with its key below ``key``, as it stands in the whole recipe."""
+        whole = ".".join([key, *([self.key] if self.key else [])])
+        value = _UNSET if self.value is None else self.value
+        place: dict[str, Any] = {"key": whole, "file": self.file, "row": self.row}
+        return type(self)(self.problem, fix=self.fix, value=value, **place)
+
 
 def _message(
     problem: str, fix: str, key: str | None, file: str | Path | None, row: Any, value: Any

@@ -149,6 +149,55 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True)
+class FusedAnswer:
+    """Answer of one fuser to one question; also of its guard, as a method of its own.
+
+    Attributes:
+        method: Name of the fuser, or ``NAME-guarded``.
+        outcome: ``fused``: a text that the fuser wrote. ``empty_generation``: it wrote nothing.
+            ``no_candidate_text``: every candidate is blank, and it was not asked. The last two
+            fall back to the top candidate that is not blank, or else to the top one.
+        candidate: Key of the candidate that ``text`` repeats; None where the fuser wrote it.
+        shown: Keys of the candidates that the fuser read, the best first.
+        top: Key of the candidate that stands first by the last of ``rankers``.
+        rankers: Rankers whose rankings went into it: the one that ordered the candidates, and
+            that of the guard where it is another. Empty without a stage rank.
+        kept: What a guard kept, ``fused`` or ``candidate``; None without a guard.
+        margin: By how much the fused text beats the top candidate in the guard's ranker; 0 for
+            equal texts. None without a guard.
+        prompt_tokens: Over all prompts of the fuser.
+        completion_tokens: Tokens that the fuser wrote.
+        truncated_tokens: Tokens of question and candidates that did not fit into a prompt.
+        guard_tokens: Tokens that the guard's ranker read.
+        comparisons: Pairs of texts that the guard's ranker compared.
+        finish_reason: ``stop`` or ``length``; empty where no model wrote.
+        seconds: Of fuser and guard; the one column that differs between runs.
+        experts_used: Experts that the fuser asked itself.
+        protocol: Protocol of the candidates.
+    """
+
+    question_id: str
+    method: str
+    text: str
+    outcome: str
+    candidate: str | None
+    shown: tuple[str, ...]
+    top: str
+    rankers: tuple[str, ...] = ()
+    kept: str | None = None
+    margin: float | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    truncated_tokens: int = 0
+    guard_tokens: int = 0
+    comparisons: int = 0
+    finish_reason: str = ""
+    seconds: float = 0.0
+    experts_used: tuple[str, ...] = ()
+    protocol: Protocol = "generative"
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """Final answer of one method to one question.
 
@@ -162,6 +211,10 @@ class Answer:
         candidate: Key of the candidate it repeats; None where the text is new.
         protocol: Protocol of the candidates it came from.
         comparisons: Pairs of candidates that a ranker compared for it.
+        scores: Values of the scored metrics where the text is new; empty where it repeats a
+            candidate, whose scores stand with it.
+        support: What a fused text rests on, as ``fusers.support`` writes it; None where the text
+            repeats a candidate or was not checked.
     """
 
     question_id: str
@@ -175,10 +228,12 @@ class Answer:
     candidate: str | None = None
     protocol: Protocol = "generative"
     comparisons: int = 0
+    scores: Mapping[str, float] = field(default_factory=dict)
+    support: str | None = None
 
 
-Record = Question | Passage | Candidate | Score | Ranking | Answer
-R = TypeVar("R", Question, Passage, Candidate, Score, Ranking, Answer)
+Record = Question | Passage | Candidate | Score | Ranking | FusedAnswer | Answer
+R = TypeVar("R", Question, Passage, Candidate, Score, Ranking, FusedAnswer, Answer)
 
 
 _SCHEMAS: dict[str, pa.Schema] = {}
@@ -210,6 +265,7 @@ def _schema(record_type: type[Record]) -> pa.Schema:
         "tuple[float, ...] | None": pa.list_(pa.float64()),
         "tuple[tuple[float, ...], ...] | None": pa.list_(pa.list_(pa.float64())),
         "Mapping[str, str]": pa.map_(pa.string(), pa.string()),
+        "Mapping[str, float]": pa.map_(pa.string(), pa.float64()),
     }
     return pa.schema(
         [
@@ -230,7 +286,7 @@ def to_table(records: Iterable[Record], record_type: type[Record]) -> pa.Table:
 
 def from_table(table: pa.Table, record_type: type[R]) -> Iterator[R]:
     """Records of an Arrow table with the schema of ``record_type``."""
-    maps = {f.name for f in fields(record_type) if str(f.type) == "Mapping[str, str]"}
+    maps = {f.name for f in fields(record_type) if str(f.type).startswith("Mapping[")}
     for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
         for row in batch.to_pylist():
             values: dict[str, Any] = {

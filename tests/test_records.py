@@ -3,6 +3,7 @@ import math
 from blender_med.records import (
     Answer,
     Candidate,
+    FusedAnswer,
     Passage,
     Question,
     Ranking,
@@ -23,6 +24,9 @@ RECORDS = [
     Ranking("q", "m", ("e#0", "e#1"), (0.1, 0.2), (2, 1), ((0.0, -1.0), (1.0, 0.0)), 2),
     Ranking("q", "m", ("e#0",), (0.0,), (1,)),
     Answer("q", "best_single", "t", 0, 0.5, ("e",), 10, 0.1, "e#0"),
+    Answer("q", "genfuser", "new", scores={"rougeL": 0.25, "length": 3.0}, support="[]"),
+    FusedAnswer("q", "genfuser", "new", "fused", None, ("e#0", "e#1"), "e#0", ("bm25",)),
+    FusedAnswer("q", "g-guarded", "", "no_candidate_text", "e#0", (), "e#0", (), "candidate", 0.0),
 ]
 
 

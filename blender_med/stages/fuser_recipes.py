@@ -1,33 +1,59 @@
-"""Fusers that a pipeline names, spelt out as mappings."""
+"""Fusers that a pipeline names: spelt out as mappings, and checked against the rest of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from blender_med.config import load_yaml
+from blender_med.errors import ConfigError
+from blender_med.registry import suggestion
 from blender_med.training.config import recipe_file
+
+_NEED_NOTHING = ("concatenation",)
 
 
 def with_long_fusers(tree: Any) -> Any:
-    """``tree`` with every fuser that stage train-fuser names written as its recipe.
+    """``tree`` with every fuser that is given as a bare name written as a mapping.
+
+    In stage train-fuser a name is that of a recipe; in stage fuse it is that of a fuser trained
+    before, or a type that needs no settings.
 
     Args:
         tree: A pipeline with its stages as mappings; anything else comes back as it is.
 
     Raises:
-        ConfigError: No such recipe.
+        ConfigError: No such recipe, fuser or type.
     """
     if not isinstance(tree, dict) or not isinstance(tree.get("stages"), (list, tuple)):
         return tree
-    return {**tree, "stages": [_spelt_out(stage) for stage in tree["stages"]]}
+    stages = list(tree["stages"])
+    trained: list[str] = []
+    for position, stage in enumerate(stages):
+        if not isinstance(stage, Mapping) or not isinstance(stage.get("fusers"), (list, tuple)):
+            continue
+        if stage.get("type") == "train-fuser":
+            jobs = [_recipe(f) if isinstance(f, str) else f for f in stage["fusers"]]
+            trained += [str(job.get("name")) for job in jobs if isinstance(job, Mapping)]
+            stages[position] = {**stage, "fusers": jobs}
+        elif stage.get("type") == "fuse":
+            key = f"stages.{position}.fusers"
+            fusers = [_applied(fuser, trained, key) for fuser in stage["fusers"]]
+            stages[position] = {**stage, "fusers": fusers}
+    return {**tree, "stages": stages}
 
 
-def _spelt_out(stage: Any) -> Any:
-    if not isinstance(stage, Mapping) or stage.get("type") != "train-fuser":
-        return stage
-    if not isinstance(stage.get("fusers"), (list, tuple)):
-        return stage
-    jobs = [load_yaml(recipe_file(f, "fusers")) if isinstance(f, str) else f
-            for f in stage["fusers"]]  # fmt: skip
-    return {**stage, "fusers": jobs}
+def _recipe(name: str) -> dict[str, Any]:
+    return load_yaml(recipe_file(name, "fusers"))
+
+
+def _applied(fuser: Any, trained: Collection[str], key: str) -> Any:
+    if not isinstance(fuser, str):
+        return fuser
+    if fuser in trained:
+        return {"type": "genfuser", "trained": fuser}
+    if fuser in _NEED_NOTHING:
+        return {"type": fuser}
+    problem = "neither a fuser that this run trains nor a type that needs no settings"
+    fix = suggestion(fuser, [*trained, *_NEED_NOTHING]) + "; or give its settings"
+    raise ConfigError(problem, key=key, value=fuser, fix=fix)

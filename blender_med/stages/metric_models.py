@@ -57,7 +57,7 @@ class MetricScorers:
             if isinstance(config, BartScoreConfig) and config.state_dict is not None:
                 hashes["state_dict"] = _file_hash(config.state_dict)
         except BlenderMedError as error:
-            raise _located(error, name) from error
+            raise error.under(f"score.models.{name}") from error
         return hashes
 
     def load(self, name: str) -> ModelScorer:
@@ -71,7 +71,7 @@ class MetricScorers:
             try:
                 scorer = scorer_class.from_config(self._pinned(name))
             except BlenderMedError as error:
-                raise _located(error, name) from error
+                raise error.under(f"score.models.{name}") from error
             scorer.use_references(self.references)
             self._loaded[name] = scorer
         return self._loaded[name]
@@ -98,12 +98,3 @@ def _file_hash(path: str) -> str:
         fix = "correct the path"
         raise DataError("no such file", key="state_dict", value=path, fix=fix)
     return "sha256:" + file_sha256(Path(path))
-
-
-def _located(error: BlenderMedError, name: str) -> BlenderMedError:
-    """The error with its key as it stands in the recipe."""
-    key = ".".join(["score.models", name, *([error.key] if error.key else [])])
-    value = {} if error.value is None else {"value": error.value}
-    return type(error)(
-        error.problem, fix=error.fix, key=key, file=error.file, row=error.row, **value
-    )

@@ -6,7 +6,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from blender_med.config import result_fields
@@ -17,10 +16,20 @@ from blender_med.metrics import METRIC_SPECS
 from blender_med.rankers.config import AppliedBM25, RankerToApply, TrainedRanker
 from blender_med.records import Candidate, Question, Ranking, Task
 from blender_med.registry import suggestion
-from blender_med.stages.base import Advance, Reads, Run, Stage, Unit, chunks
+from blender_med.stages.base import (
+    Advance,
+    MethodRecords,
+    Reads,
+    Run,
+    Stage,
+    Unit,
+    method_units,
+    unit_method,
+    unit_range,
+)
 from blender_med.stages.config import RankConfig, TrainRankerConfig
 from blender_med.stages.methods import METHODS
-from blender_med.store.shards import part_paths, read_part, read_parts
+from blender_med.store.shards import read_parts
 from blender_med.training.config import RankerJob
 
 _TASKS: tuple[Task, ...] = ("mcq", "long")
@@ -58,7 +67,7 @@ class Rank(Stage):
                 problem = "a method of another kind has this name"
                 raise ConfigError(problem, key=f"{key}.name", value=ranker.method, fix=fix)
             ranker.check_models(key)
-            _check_trained(ranker, self._jobs, key)
+            _check_trained(ranker, _trained_jobs(run), key)
 
     def identity(self) -> dict[str, Any]:
         """Adds the identity of every model that was not trained in this run."""
@@ -71,10 +80,11 @@ class Rank(Stage):
 
     def plan(self, shard_size: int | None) -> list[Unit]:
         """One unit per ranker and range of the questions it ranks."""
+        size = shard_size or self.config.shard_size
         return [
-            Unit(f"{ranker.method}-{r.start:07d}-{r.stop:07d}", len(r))
+            unit
             for ranker in self.config.rankers
-            for r in chunks(len(self._questions(ranker)), shard_size or self.config.shard_size)
+            for unit in method_units(ranker.method, len(self._questions(ranker)), size)
         ]
 
     def execute(self, units: Sequence[Unit], advance: Advance) -> Iterator[tuple[Unit, list[Any]]]:
@@ -87,42 +97,22 @@ class Rank(Stage):
     def _rank(
         self, ranker: RankerToApply, units: Sequence[Unit], advance: Advance
     ) -> Iterator[tuple[Unit, list[Ranking]]]:
-        loaded = self._loaded(ranker)
+        groups = (group for own in self._groups.values() for group in own)
+        loaded = load_ranker(self.run, ranker, groups)
         questions = self._questions(ranker)
         for unit in units:
-            start, stop = (int(number) for number in unit.name.rsplit("-", 2)[1:])
-            groups = [g for q in questions[start:stop] for g in self._groups.get(q.id, ())]
-            yield unit, rank_groups(ranker.method, loaded, groups, ranker.rank_settings())
+            own = questions[unit_range(unit.name)]
+            some = [g for q in own for g in self._groups.get(q.id, ())]
+            yield unit, rank_groups(ranker.method, loaded, some, ranker.rank_settings())
             advance(unit.size)
 
-    def _loaded(self, ranker: RankerToApply) -> Any:
-        if not isinstance(ranker, AppliedBM25):
-            return ranker.load(self._folder(ranker))
-        groups = (group for own in self._groups.values() for group in own)
-        return ranker.load(corpus=(c.text for group in groups for c in group.candidates))
-
-    def _folder(self, ranker: RankerToApply) -> Path | None:
-        trained = ranker.trained if isinstance(ranker, TrainedRanker) else None
-        return self.run.stage_folder("train-ranker") / trained if trained else None
-
     def _questions(self, ranker: RankerToApply) -> list[Question]:
-        tasks, splits = self._tasks(ranker), self.config.splits
+        tasks, splits = ranked_tasks(self.run, ranker), self.config.splits
         return [
             question
             for question in self.run.questions
             if question.task in tasks and (splits is None or question.split in splits)
         ]
-
-    def _tasks(self, ranker: RankerToApply) -> tuple[Task, ...]:
-        trained = ranker.trained if isinstance(ranker, TrainedRanker) else None
-        if trained is None:
-            return _TASKS
-        return tuple({METRIC_SPECS[label].task for label in self._jobs[trained].labels})
-
-    @cached_property
-    def _jobs(self) -> dict[str, RankerJob]:
-        stage = self.run.recipe.stage("train-ranker")
-        return {j.name: j for j in stage.jobs} if isinstance(stage, TrainRankerConfig) else {}
 
     @cached_property
     def _groups(self) -> dict[str, list[Group]]:
@@ -130,28 +120,44 @@ class Rank(Stage):
         return candidate_groups(self.run.questions, candidates)
 
 
-class StoredRankings(Iterable[Ranking]):
-    """The rankings of one ranker, read shard by shard each time they are iterated over."""
+def load_ranker(run: Run, ranker: RankerToApply, groups: Iterable[Group]) -> Any:
+    """A ranker of the run's stage rank, ready to rank.
 
-    def __init__(self, folder: Path, method: str) -> None:
-        self._folder, self._method = folder, method
+    Args:
+        run: The run, in which it may have been trained.
+        ranker: Its recipe.
+        groups: Of the whole run; their texts are the collection of BM25. Read by it alone.
 
-    def __iter__(self) -> Iterator[Ranking]:
-        for path in part_paths(self._folder):
-            if unit_method(path.stem.removeprefix("part-")) == self._method:
-                yield from read_part(path, Ranking)
+    Raises:
+        ConfigError: There is no such model or device.
+        DataError: Weights are missing or damaged.
+    """
+    if isinstance(ranker, AppliedBM25):
+        return ranker.load(corpus=(c.text for group in groups for c in group.candidates))
+    trained = ranker.trained if isinstance(ranker, TrainedRanker) else None
+    return ranker.load(run.stage_folder("train-ranker") / trained if trained else None)
 
 
-def stored_rankings(run: Run) -> dict[str, StoredRankings]:
+def ranked_tasks(run: Run, ranker: RankerToApply) -> tuple[Task, ...]:
+    """Tasks whose questions a ranker ranks: those of its labels where this run trains it."""
+    trained = ranker.trained if isinstance(ranker, TrainedRanker) else None
+    if trained is None:
+        return _TASKS
+    labels = _trained_jobs(run)[trained].labels
+    return tuple({METRIC_SPECS[label].task for label in labels})
+
+
+def _trained_jobs(run: Run) -> dict[str, RankerJob]:
+    stage = run.recipe.stage("train-ranker")
+    return {j.name: j for j in stage.jobs} if isinstance(stage, TrainRankerConfig) else {}
+
+
+def stored_rankings(run: Run) -> dict[str, MethodRecords[Ranking]]:
     """Rankings of a run by ranker, in the order of the recipe; {} without stage rank."""
     config = run.recipe.stage("rank")
     methods = config.methods if isinstance(config, RankConfig) else ()
-    return {method: StoredRankings(run.stage_folder("rank"), method) for method in methods}
-
-
-def unit_method(unit: str) -> str:
-    """Ranker of a unit of this stage."""
-    return unit.rsplit("-", 2)[0]
+    folder = run.stage_folder("rank")
+    return {method: MethodRecords(folder, method, Ranking) for method in methods}
 
 
 def candidate_groups(

@@ -15,8 +15,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 COMMAND = [sys.executable, "-m", "blender_med", "run"]
-STAGES = ("prepare", "generate", "score", "evaluate")
-TABLES = ("methods.csv", "answers.csv", "slices.csv", "cost.csv")
+STAGES = ("prepare", "generate", "score", "fuse", "evaluate")
+TABLES = ("methods.csv", "answers.csv", "slices.csv", "cost.csv", "fusion.csv")
 
 
 def _shards(run: Path) -> dict[str, object]:
@@ -46,7 +46,8 @@ def _slow_recipe(tree: dict) -> dict:
     # ROUGE imports seconds of libraries, and a run starts a dozen times here.
     tree["stages"][2:4] = [
         {"type": "score", "metrics": ["chrf", "correct"]},
-        {"type": "evaluate", "primary_long": "chrf"},
+        {"type": "fuse", "fusers": [{"type": "genfuser", "expert": "good"}], "shard_size": 4},
+        {"type": "evaluate", "primary_long": "chrf", "faithfulness": None},
     ]
     return tree
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from blender_med.fusers.support import SentenceSupport, read_support
 from blender_med.stages.comparison.outcomes import Outcome
 from blender_med.stages.comparison.rows import AnswerCell, AnswerRow, Block, CandidateCell
 from blender_med.stages.methods import MethodSettings
@@ -59,6 +60,8 @@ def _candidate_cells(board: Board, index: int) -> Iterator[CandidateCell]:
 
 def _answer_cell(outcome: Outcome, index: int, values: Floats, labels: Ints) -> AnswerCell:
     row, confidence = int(outcome.row[index]), float(outcome.confidence[index])
+    support = outcome.support.get(index)
+    sentences = [] if support is None else read_support(support)
     return AnswerCell(
         method=outcome.method,
         candidate=outcome.board.candidates[row].key if row >= 0 else "",
@@ -66,4 +69,20 @@ def _answer_cell(outcome: Outcome, index: int, values: Floats, labels: Ints) -> 
         text=outcome.texts.get(index, ""),
         value=None if np.isnan(values[index]) else float(values[index]),
         confidence=None if np.isnan(confidence) else confidence,
+        links="\n".join(_links(sentences)),
+        flags="\n".join(_flags(sentences)),
     )
+
+
+def _links(sentences: Sequence[SentenceSupport]) -> Iterator[str]:
+    """``1: smollm2#0 sentence 2 (0.91)``; a sentence without support has a line without one."""
+    for number, sentence in enumerate(sentences, start=1):
+        own = (f"{k.candidate} sentence {k.sentence} ({k.support:.2f})" for k in sentence.links)
+        yield f"{number}: {'; '.join(own)}"
+
+
+def _flags(sentences: Sequence[SentenceSupport]) -> Iterator[str]:
+    """``2: dose contradicted: 20 mg``."""
+    for number, sentence in enumerate(sentences, start=1):
+        for flag in sentence.flags:
+            yield f"{number}: {flag.kind} {flag.reason}: {flag.text}"

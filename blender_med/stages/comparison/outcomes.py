@@ -29,6 +29,7 @@ class Outcome:
         experts_run: Number of experts used, [n].
         experts: Their names over all questions, in order of first use.
         texts: New texts by question.
+        support: What they rest on by question, where it was checked; see ``fusers.support``.
     """
 
     board: Board
@@ -43,6 +44,7 @@ class Outcome:
     experts_run: Ints = field(init=False)
     experts: dict[str, None] = field(default_factory=dict)
     texts: dict[int, str] = field(default_factory=dict)
+    support: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = len(self.board.questions)
@@ -64,6 +66,8 @@ class Outcome:
         self.experts |= dict.fromkeys(answer.experts_used)
         if answer.candidate is None and answer.text:
             self.texts[index] = answer.text
+        if answer.support is not None:
+            self.support[index] = answer.support
 
     def _row(self, index: int, answer: Answer) -> int:
         if answer.candidate is None:

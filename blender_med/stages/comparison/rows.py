@@ -167,6 +167,53 @@ class ContaminationRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """How the answers of a method compare with those of a rival, by the primary metric.
+
+    Attributes:
+        improved: Answers with a higher value than the rival's.
+        stayed: Answers with the same value, to 1e-9; a copy of the rival's among them.
+        worsened: Answers with a lower value.
+    """
+
+    improved: int
+    stayed: int
+    worsened: int
+
+
+@dataclass(frozen=True, slots=True)
+class FusionRow:
+    """What a fuser, or its guard, did on a block.
+
+    Attributes:
+        n: Answers.
+        metric: The primary metric.
+        against_top: Against the ranker's top candidate.
+        against_best_single: Against ``best_single``; None where the run does not have it.
+        outcomes: Answers by outcome; see ``FusedAnswer.outcome``.
+        truncated: Answers whose prompt left out a part of question or candidates.
+        kept_fused: Share of answers whose fused text the guard kept; None without a guard.
+        margin: Mean margin over the texts that the guard compared; None without any.
+        checked: Answers whose sentences were checked.
+        flagged: Share of them with a flag of each kind; ``any`` for at least one. Empty where
+            nothing was checked.
+    """
+
+    block: Block
+    method: str
+    n: int
+    metric: str
+    against_top: Changes
+    against_best_single: Changes | None
+    outcomes: Mapping[str, int]
+    truncated: int
+    kept_fused: float | None
+    margin: float | None
+    checked: int
+    flagged: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class ConfusionRow:
     """One cell of a method's confusion table; ``predicted`` is "" for unparsed answers."""
 
@@ -197,6 +244,8 @@ class AnswerCell:
         text: The text where it is no candidate's, else "" (it stands with the candidate).
         value: Primary metric; None where the right answer is not known.
         confidence: Probability in 0..1 that it is right, where the method has one.
+        links: What each sentence of a fused text rests on, a line each.
+        flags: What is flagged in it, a line each.
     """
 
     method: str
@@ -205,6 +254,8 @@ class AnswerCell:
     text: str
     value: float | None
     confidence: float | None
+    links: str = ""
+    flags: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 A method is a pure function ``method(board, settings, argument) -> Iterator[Answer]``; the argument
 is what follows the colon of its name (``expert:smollm2-135m``), or "". Every ranker of stage
-rank is a method too, under the ranker's name; see :mod:`blender_med.stages.methods.ranked`.
+rank and every fuser of stage fuse is a method too, under its own name; see
+:mod:`blender_med.stages.methods.ranked` and :mod:`blender_med.stages.methods.fused`.
 """
 
 from __future__ import annotations

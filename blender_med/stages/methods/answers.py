@@ -10,10 +10,11 @@ import numpy as np
 
 from blender_med.errors import ConfigError
 from blender_med.metrics import METRIC_SPECS, METRICS
-from blender_med.records import Answer, Ranking
+from blender_med.records import Answer, FusedAnswer, Ranking
 from blender_med.registry import suggestion
 from blender_med.stages.methods import METHOD_SPECS, METHODS, ORACLE, MethodSettings
 from blender_med.stages.methods.board import Board
+from blender_med.stages.methods.fused import fused_methods
 from blender_med.stages.methods.ranked import ranker_confidence, top_ranked
 
 
@@ -22,26 +23,26 @@ def check_method(
     *,
     experts: Collection[str],
     metrics: Collection[str],
-    rankers: Collection[str] = (),
+    others: Collection[str] = (),
     key: str = "methods",
 ) -> str:
-    """Return ``name`` if it is a ranker, or a method with a fitting argument.
+    """Return ``name`` if it is a ranker or fuser, or a method with a fitting argument.
 
     Args:
         name: Such as ``mbr`` or ``expert:smollm2-135m``.
         experts: Experts of the run.
         metrics: Metrics that the run scores.
-        rankers: Rankers of the run's stage rank.
+        others: Rankers of the run's stage rank and fusers of its stage fuse.
         key: Recipe key, for the message.
 
     Raises:
         ConfigError: The method, the expert or the metric is not known, or stands where none may.
     """
-    if name in rankers:
+    if name in others:
         return name
     base, colon, argument = name.partition(":")
     if base not in METHODS:
-        fix = suggestion(name, [*METHODS, *rankers])
+        fix = suggestion(name, [*METHODS, *others])
         raise ConfigError("unknown method", key=key, value=name, fix=fix)
     kind = METHOD_SPECS[base].argument
     known = {"expert": experts, "metric": [m for m in metrics if _is_directed(m)], None: ()}[kind]
@@ -110,6 +111,7 @@ def answer_board(
     settings: MethodSettings,
     methods: Sequence[str] | None = None,
     rankings: Mapping[str, Iterable[Ranking]] = MappingProxyType({}),
+    fusions: Mapping[str, Iterable[FusedAnswer]] = MappingProxyType({}),
 ) -> Iterator[Answer]:
     """Answers of methods to the questions of a board, method by method.
 
@@ -117,25 +119,29 @@ def answer_board(
         board: The frozen candidates.
         settings: Seed, primary metrics, utility.
         methods: Names; those of another task, or of an expert that is not on the board, are
-            passed over. None takes all that :func:`method_names` finds, and every ranker; upper
-            bounds come last.
-        rankings: Those of each ranker, by its name; they are read twice.
+            passed over. None takes all that :func:`method_names` finds, every ranker and every
+            fuser; upper bounds come last.
+        rankings: Those of each ranker, by its name; they are read more than once.
+        fusions: Those of each fuser and each guard, by the name of the method.
 
     Raises:
         DataError: A method named here has nothing to learn from, or a metric was not scored.
         ConfigError: A name is not known.
     """
-    names = _all_names(board, settings, rankings) if methods is None else methods
+    others = [*rankings, *fusions]
+    names = _all_names(board, settings, others) if methods is None else methods
     for name in names:
         base, _, argument = name.partition(":")
         if name in rankings:
             own, metric = rankings[name], settings.primary(board.task)
             yield from top_ranked(board, own, ranker_confidence(board, name, own, metric))
+        elif name in fusions:
+            yield from fused_methods(board, fusions[name], rankings)
         elif METHODS.check(base, key="methods") and _applies(name, board):
             yield from METHODS.load(base)(board, settings, argument)
 
 
-def _all_names(board: Board, settings: MethodSettings, rankers: Iterable[str]) -> list[str]:
+def _all_names(board: Board, settings: MethodSettings, others: Iterable[str]) -> list[str]:
     names = method_names(board, settings)
     bounds = [name for name in names if name.partition(":")[0] == ORACLE]
-    return [*(name for name in names if name not in bounds), *rankers, *bounds]
+    return [*(name for name in names if name not in bounds), *others, *bounds]
