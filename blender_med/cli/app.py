@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from blender_med import __version__
-from blender_med.cli import data, experts, grades, recipes, run, train, validate
+from blender_med.cli import blend, data, experts, grades, recipes, run, train, validate
 from blender_med.errors import BlenderMedError, ConfigError
 
 app = typer.Typer(
@@ -22,6 +22,9 @@ app.command("run")(run.run)
 app.command("status")(run.status)
 app.command("report")(run.report)
 app.command("validate")(validate.validate)
+app.command("blend")(blend.blend)
+app.command("rank")(blend.rank)
+app.command("fuse")(blend.fuse)
 app.command("train")(train.train)
 app.command("rank-graded")(grades.rank_graded)
 app.add_typer(data.app, name="data")

@@ -1,0 +1,203 @@
+"""blend, rank and fuse on a file of one's own: columns in, columns out, clear errors."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from blender_med.cli.app import run_app
+from blender_med.rankers.similarity import BM25Ranker
+
+ROWS = [
+    {"id": 7, "question": "What is gout?", "candidates": ["Gout is a form of arthritis.", "No."]},
+    {"id": 8, "question": "Is gout an infection?", "candidates": ["It is =not.", "Gout? Gout!"]},
+]
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Runs a command line in this process; returns exit code, stdout, stderr."""
+
+    def run(*arguments: object, stdin: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["blender-med", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin.encode())))
+        code = run_app()
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    yield run
+    own = logging.getLogger("blender_med")
+    own.handlers, own.propagate = [], True
+    own.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def experts(tmp_path: Path) -> list[Path]:
+    """Recipes of two fake experts."""
+    paths = []
+    for name in ("good", "poor"):
+        path = tmp_path / f"{name}-recipe.yaml"
+        path.write_text(yaml.safe_dump({"name": name, "engine": "fake"}))
+        paths.append(path)
+    return paths
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> Path:
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def _lines(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_blend_asks_ranks_and_fuses(cli, experts, tmp_path) -> None:
+    source, target = tmp_path / "q.csv", tmp_path / "out.csv"
+    source.write_text('note,question\n=1+1,What is gout?\n"a,b",Is it an infection?\n')
+    names = ",".join(map(str, experts))
+    arguments = ["--experts", names, "--ranker", "bm25", "--guard", "--samples", 2, "-q"]
+    code, out, err = cli("blend", source, *arguments, "-o", target)
+    assert (code, out) == (0, ""), err
+    with target.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["note"] for row in rows] == ["=1+1", "a,b"], "the user's cells stay as they are"
+    for row in rows:
+        texts, ranks = json.loads(row["candidates"]), json.loads(row["candidate_ranks"])
+        assert json.loads(row["candidate_experts"]) == ["good#0", "good#1", "poor#0", "poor#1"]
+        assert row["best_candidate"] == texts[ranks.index(1)]
+        assert row["fused_outcome"] == "fused"
+        if row["guard_kept"] == "candidate":
+            assert row["fused_answer"] == row["best_candidate"]
+            assert float(row["guard_margin"]) <= 0
+        else:
+            assert row["fused_answer"] not in texts
+            assert float(row["guard_margin"]) > 0
+
+
+def test_blend_reads_and_writes_streams(cli, experts) -> None:
+    given = json.dumps({"question": "What is gout?", "n": None}) + "\n"
+    arguments = ["--experts", experts[0], "--ranker", "bm25", "--fuser", "concatenation", "-q"]
+    code, out, _ = cli("blend", "-", *arguments, stdin=given)
+    [row] = _lines(out)
+    assert code == 0
+    assert row["n"] is None
+    assert row["fused_answer"] == row["candidates"][0] == row["best_candidate"]
+
+
+def test_rank_orders_given_answers(cli, jsonl) -> None:
+    code, out, _ = cli("rank", jsonl, "--ranker", "bm25", "-q")
+    rows = _lines(out)
+    assert code == 0
+    assert [{k: row[k] for k in ROWS[0]} for row in rows] == ROWS
+    corpus = [text for row in ROWS for text in row["candidates"]]
+    for row in rows:
+        [expected] = BM25Ranker(corpus).rank([row["question"]], [row["candidates"]])
+        assert row["candidate_ranks"] == list(expected.ranks)
+        assert row["candidate_scores"] == pytest.approx(list(expected.scores))
+        assert row["best_candidate"] == row["candidates"][expected.ranks.index(1)]
+
+
+def test_fuse_takes_several_columns(cli, tmp_path, experts) -> None:
+    path = tmp_path / "two.csv"
+    path.write_text("q,a,b\nWhat is gout?,=An illness.,Arthritis.\n")
+    columns = ["--question", "q", "--candidates", "a,b", "-q"]
+    code, out, err = cli("fuse", path, "--fuser", "concatenation", *columns)
+    assert code == 0, err
+    [row] = csv.DictReader(io.StringIO(out))
+    assert row["fused_answer"] == "'=An illness.\n\nArthritis.", "no formula for a spreadsheet"
+    code, out, err = cli("fuse", path, "--fuser", f"expert:{experts[1]}", *columns)
+    assert code == 0, err
+    [row] = csv.DictReader(io.StringIO(out))
+    assert row["fused_outcome"] == "fused"
+
+
+def test_top_k_above_n_one_candidate_equal_and_blank_ones(cli, tmp_path) -> None:
+    groups = [["a b."], ["a b.", "a b.", "c."], ["", "c."], ["", " "]]
+    path = tmp_path / "edge.jsonl"
+    path.write_text(
+        "".join(json.dumps({"question": "q?", "candidates": own}) + "\n" for own in groups)
+    )
+    code, out, _ = cli("fuse", path, "--fuser", "concatenation", "--top-k", 9, "-q")
+    found = [(row["fused_answer"], row["fused_outcome"]) for row in _lines(out)]
+    assert code == 0
+    assert found == [
+        ("a b.", "fused"),
+        ("a b.\n\nc.", "fused"),
+        ("c.", "fused"),
+        ("", "no_candidate_text"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        ('{"q": "x"}', [], "received 'question'"),
+        ('{"question": "x"}', [], "received 'candidates'"),
+        ('{"question": "x", "candidates": ["a"]}\n{"question": "", "candidates": ["a"]}', [],
+         "file.jsonl, row 2: 'question' is empty"),
+        ('{"question": "x", "candidates": []}', [], "row 1: 'candidates' is no list with"),
+        ('{"question": "x", "candidates": [1]}', [], "holds int where a text belongs"),
+        ('{"question": "x", "candidates": "a"}', [], "text that is no JSON list"),
+        ('{"question": "x", "candidates": ["a"]}\n{oops', [], "row 2: not valid JSON"),
+        ('[1, 2]', [], "row 1: the row is int"),
+        ("", [], "holds no row"),
+        ('{"question": "x", "candidates": ["a"], "best_candidate": "y"}', [],
+         "rename the column 'best_candidate'"),
+        ('{"question": "x", "candidates": ["a"]}', ["--candidates", ","], "name at least one"),
+        ('{"question": "x", "candidates": ["a"]}', ["--ranker", "./no/where"], "no such model"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(cli, tmp_path, content, arguments, message) -> None:
+    path = tmp_path / "file.jsonl"
+    path.write_text(content)
+    code, out, err = cli("rank", path, "--ranker", "bm25", *arguments)
+    assert code in (1, 2) and out == ""
+    assert message in err.replace("\n", " ")
+    assert "Fix:" in err
+
+
+def test_csv_errors_name_the_row(cli, tmp_path) -> None:
+    path = tmp_path / "file.csv"
+    path.write_text('question,candidates\nx,"[""a""]"\ny,z,too many\n')
+    code, _, err = cli("rank", path, "--ranker", "bm25")
+    assert code == 1
+    assert "file.csv, row 3: 3 cells in a row" in err.replace("\n", " ")
+
+
+def test_names_are_checked_before_anything_runs(cli, jsonl, experts, tmp_path) -> None:
+    twice = f"{experts[0]},{experts[0]}"
+    source = tmp_path / "q.csv"
+    source.write_text("question\nx\n")
+    for arguments, message in (
+        (["blend", source, "--experts", twice], "two experts have the same name"),
+        (["blend", source, "--experts", "nobody"], "no such expert recipe"),
+        (["fuse", jsonl, "--fuser", "concatenation", "--guard"], "name one with --ranker"),
+        (["fuse", jsonl, "--fuser", "expert:nobody"], "no such expert recipe"),
+        (["rank", tmp_path / "none.csv"], "no such file"),
+    ):
+        code, _, err = cli(*arguments)
+        assert code in (1, 2)
+        assert message in err.replace("\n", " ")
+
+
+def test_a_full_disk_leaves_no_half_file(cli, jsonl, tmp_path, monkeypatch) -> None:
+    from blender_med.reports import user_file
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(user_file, "write_rows", full)
+    code, _, err = cli("rank", jsonl, "--ranker", "bm25", "-q", "-o", tmp_path / "out.jsonl")
+    assert code == 1
+    assert "No space left on device" in err and "free disk space" in err
+    assert [p.name for p in tmp_path.iterdir() if "out" in p.name] == []
