@@ -341,3 +341,36 @@ def test_a_full_disk_is_told_and_the_run_continues(fuse_tree, go, monkeypatch) -
     run, actions = go(fuse_tree)
     assert (actions["rank"], actions["fuse"]) == ("skip", "resume")
     assert len(_fusions(run)["genfuser"]) == LONG
+
+
+def test_a_fuser_trained_in_the_run_is_named_alone(fuse_tree, go, tiny_fuser) -> None:
+    job = {
+        "name": "tiny",
+        "candidates": {"metric": "chrf", "top_k": 2},
+        "fuser": {
+            "type": "genfuser",
+            "backbone": str(tiny_fuser),
+            "max_length": 256,
+            "candidate_maxlength": 16,
+            "target_maxlength": 8,
+        },
+        "training": {
+            "epochs": 1,
+            "batch_size": 4,
+            "precision": "float32",
+            "report_to": [],
+            "max_dev_questions": 2,
+            "decoding": {"num_beams": 1, "max_new_tokens": 4},
+        },
+    }
+    fuse_tree["stages"][0]["splits"] = {"train": 0.4, "dev": 0.2, "test": 0.4}
+    fuse_tree["stages"].insert(4, {"type": "train-fuser", "fusers": [job]})
+    fuse_tree["stages"][5]["fusers"] = ["tiny"]
+    chosen = Selection(only=("prepare", "generate", "score", "rank", "train-fuser", "fuse"))
+    run, _ = go(fuse_tree, selection=chosen)
+    [(name, own)] = _fusions(run).items()
+    assert (name, len(own)) == ("tiny", LONG)
+    assert all(f.prompt_tokens <= 256 for f in own)
+    fuse_tree["stages"][4]["fusers"][0]["seed"] = 5
+    _, actions = go(fuse_tree, selection=chosen)
+    assert (actions["rank"], actions["train-fuser"], actions["fuse"]) == ("skip", "run", "run")
