@@ -59,15 +59,17 @@ def bradley_terry(logits: Floats) -> Floats:
     Comparisons that were not made are left out. The likelihood is concave; a ridge of 1e-3 keeps
     it finite where one candidate wins every comparison and centres the abilities on 0.
     """
+    from scipy.special import expit  # does not overflow, however sure a comparison is
+
     size = len(logits)
     matrix = np.where(np.eye(size, dtype=bool), np.nan, logits).astype(np.float64)
     known = ~np.isnan(matrix)
-    won = np.where(known, 1 / (1 + np.exp(-np.where(known, matrix, 0.0))), 0.0)
+    won = np.where(known, expit(np.where(known, matrix, 0.0)), 0.0)
     wins = won + np.where(known, 1 - won, 0.0).T
     played = known.astype(np.float64) + known.T
     ability = np.zeros(size)
     for _ in range(_NEWTON_STEPS):
-        expected = 1 / (1 + np.exp(ability[None, :] - ability[:, None]))
+        expected = expit(ability[:, None] - ability[None, :])
         gradient = (wins - played * expected).sum(axis=1) - _RIDGE * ability
         weight = played * expected * (1 - expected)
         hessian = np.diag(weight.sum(axis=1) + _RIDGE) - weight
