@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from types import SimpleNamespace
 from typing import Any
 
@@ -151,6 +152,44 @@ def test_unknown_arguments_are_not_swallowed(blender: Blender, name: str) -> Non
         blender.rank(["q"], [["a"]], **{name: 1})
     with pytest.raises(TypeError):
         Blender().loadranker("somewhere", fp32=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("rank", "inputs candidates instructions=None return_scores=False batch_size=8"
+                 " disable_tqdm=False"),
+        ("rank_with_ref", "inputs candidates instructions=None return_scores=False batch_size=8"
+                          " ref_mode=longest ref_candidates=None"),
+        ("compare", "inputs candidates_A candidates_B instructions=None batch_size=4"
+                    " return_logits=False mode=[A,B]+[B,A]"),
+        ("compare_conversations", "conversations_a conversations_b batch_size=4"
+                                  " return_logits=False mode=[A,B]+[B,A]"),
+        ("get_best_of_n", "inputs candidates instructions=None pairrm_cmp_type=bubble"
+                          " return_all=False batch_size=8"),
+        ("n_generate", "model model_tokenizer inputs instructions=None n=5"
+                       " sampling_mode=top_p_sampling batch_size=4"),
+        ("best_of_n_generate", "model model_tokenizer inputs instructions=None n=5"
+                               " sampling_mode=top_p_sampling batch_size=4"
+                               " pairrm_cmp_type=bubble return_all=False"),
+        ("fuse", "inputs candidates instructions=None batch_size=4"),
+        ("rank_and_fuse", "inputs candidates instructions=None return_scores=False batch_size=4"
+                          " top_k=3"),
+        ("loadranker", "ranker_path device=None"),
+        ("loadfuser", "fuser_path device=None"),
+    ],
+)  # fmt: skip
+def test_arguments_stand_where_llm_blender_has_them(name: str, arguments: str) -> None:
+    parameters = list(inspect.signature(getattr(Blender, name)).parameters.values())[1:]
+    own = [
+        p.name if p.default is p.empty else f"{p.name}={p.default}"
+        for p in parameters
+        if p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
+    wanted = arguments.split()
+    assert own[: len(wanted)] == wanted
+    # What is added has a default.
+    assert all("=" in added for added in own[len(wanted) :])
 
 
 def test_loading_says_what_is_wrong(tmp_path) -> None:
