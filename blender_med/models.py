@@ -7,6 +7,7 @@ fixes the version and names the folder inside the package).
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from blender_med.errors import ConfigError, DataError, MissingDependencyError
+from blender_med.errors import ConfigError, DataError, MissingDependencyError, shorten
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,11 @@ PACKAGE_SOURCE = (
 )
 _PREFIX = "package:"
 _WEIGHTS = (".safetensors", ".bin")
+_LONGEST_REASON = 300
+_TRUST = (
+    "convert the weights to model.safetensors, or set allow_pickle to true if they are pickled"
+    " and you trust their origin"
+)
 
 
 def local_folder(model: str | Path) -> Path | None:
@@ -77,7 +83,13 @@ def _model_folders(found: Distribution) -> list[PurePosixPath]:
 
 
 def load_pretrained(
-    auto_class: Any, model: str | Path, *, dtype: str, optional: str = r"$.", **settings: Any
+    auto_class: Any,
+    model: str | Path,
+    *,
+    dtype: str,
+    optional: str = r"$.",
+    allow_pickle: bool = False,
+    **settings: Any,
 ) -> Any:
     """A model in evaluation mode, on the CPU.
 
@@ -86,20 +98,28 @@ def load_pretrained(
         model: Hub id, local folder or package source.
         dtype: Name of the weights' torch type; the checkpoint's own type does not matter.
         optional: Pattern of weights that the checkpoint need not have.
+        allow_pickle: Read pickled weights where there are no safetensors; a pickle is read for
+            tensors only.
         settings: Passed to ``from_pretrained``.
 
     Raises:
-        ConfigError: There is no such model.
-        DataError: The file of weights is damaged, or weights are missing or of another shape.
+        ConfigError: There is no such model, or its ``config.json`` is not readable.
+        DataError: The file of weights is damaged or pickled, or weights are missing or of another
+            shape.
         MissingDependencyError: The model's package is not installed.
     """
-    source = str(local_folder(model) or model)
-    with quiet(), _explained(model):
+    folder = local_folder(model)
+    source = str(folder or model)
+    if folder is not None:
+        read_config(folder)
+        check_pickle(folder, allow_pickle=allow_pickle)
+    with quiet(), explained(model):
         loaded, report = auto_class.from_pretrained(
             source,
             dtype=torch_dtype(dtype),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that the check below can name them
+            use_safetensors=None if allow_pickle else True,
             **settings,
         )
     _check_complete(loaded, report, source, optional)
@@ -116,12 +136,45 @@ def _check_complete(model: Any, report: Any, source: str, optional: str) -> None
             raise DataError(problem, file=source, fix=fix)
 
 
+def check_pickle(folder: Path, *, allow_pickle: bool) -> None:
+    """Refuse a folder whose weights are pickled only, unless that is allowed.
+
+    Raises:
+        DataError: It is refused.
+    """
+    pickles = sorted(folder.glob("pytorch_model*.bin"))
+    if pickles and not allow_pickle and not any(folder.glob("*.safetensors")):
+        problem = "the weights are pickled, and a pickle can run any code when it is read"
+        raise DataError(problem, file=pickles[0], fix=_TRUST)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a model's folder, as plain data.
+
+    Raises:
+        ConfigError: There is none, or it is no JSON object.
+    """
+    file = folder / "config.json"
+    fix = "name the folder of a model, with config.json, weights and tokenizer"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no readable configuration: {error}", file=file, fix=fix) from error
+    if not isinstance(config, dict):
+        problem = "no readable configuration: not a JSON object"
+        raise ConfigError(problem, file=file, value=config, fix=fix)
+    return config
+
+
 def load_config(model: str | Path, revision: str | None = None) -> Any:
     """Configuration of a model. Raises as :func:`load_pretrained`."""
     from transformers import AutoConfig
 
-    with _explained(model):
-        return AutoConfig.from_pretrained(str(local_folder(model) or model), revision=revision)
+    folder = local_folder(model)
+    if folder is not None:
+        read_config(folder)
+    with explained(model):
+        return AutoConfig.from_pretrained(str(folder or model), revision=revision)
 
 
 def load_tokenizer(model: str | Path, revision: str | None = None, **settings: Any) -> Any:
@@ -134,12 +187,30 @@ def load_tokenizer(model: str | Path, revision: str | None = None, **settings: A
     from transformers import AutoTokenizer
 
     source = str(local_folder(model) or model)
-    with _explained(model):
+    with quiet(), explained(model):
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, **settings)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         fix = "save its tokenizer beside the weights (tokenizer.json or the vocabulary's files)"
         raise DataError("the model has no tokenizer", file=source, fix=fix)
     return tokenizer
+
+
+def check_vocabulary(model: Any, tokenizer: Any, source: str | Path) -> None:
+    """Check that the model has an embedding for every token of its tokenizer.
+
+    Raises:
+        ConfigError: It has not.
+    """
+    rows, highest = embedding_rows(model), max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        problem = f"the tokenizer has tokens up to {highest}, the model only {rows} embeddings"
+        fix = "save the tokenizer that the model was trained with beside its weights"
+        raise ConfigError(problem, key="tokenizer", value=str(source), fix=fix)
+
+
+def embedding_rows(model: Any) -> int:
+    """Tokens that a model has an embedding for."""
+    return int(model.get_input_embeddings().weight.shape[0])
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -191,18 +262,25 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _explained(model: str | Path) -> Iterator[None]:
-    """Errors of transformers as ours."""
+def explained(model: str | Path) -> Iterator[None]:
+    """Errors of transformers while it reads ``model`` as ours."""
+    from pickle import UnpicklingError
+
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
-    damaged = (RuntimeError, ValueError, KeyError, SafetensorError, StrictDataclassError)
-    fix = "name an existing folder, a Hub id, or package:NAME"
+    damaged = (
+        RuntimeError, ValueError, KeyError, EOFError, SafetensorError, StrictDataclassError,
+        UnpicklingError,
+    )  # fmt: skip
     try:
         yield
     except OSError as error:
+        nowhere = "name an existing folder, a Hub id, or package:NAME"
+        fix = _TRUST if "safetensors" in str(error) else nowhere
         problem = f"the model cannot be loaded: {str(error).partition(chr(10))[0]}"
         raise ConfigError(problem, key="model", value=str(model), fix=fix) from error
     except damaged as error:
-        problem = f"the checkpoint cannot be read: {error}"
+        reason = shorten(" ".join(str(error).split()), _LONGEST_REASON)
+        problem = f"the checkpoint cannot be read: {reason}"
         raise DataError(problem, file=str(model), fix="name an undamaged checkpoint") from error

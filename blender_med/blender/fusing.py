@@ -44,6 +44,7 @@ class FusingBlender(RankingBlender):
         load_in_4bit: bool = False,
         load_in_8bit: bool = False,
         revision: str | None = None,
+        allow_pickle: bool = False,
     ) -> None:
         """Load a fuser.
 
@@ -57,6 +58,7 @@ class FusingBlender(RankingBlender):
             load_in_4bit: Quantise with bitsandbytes (CUDA).
             load_in_8bit: The same.
             revision: Of a Hub id.
+            allow_pickle: Read pickled weights where there are no safetensors.
 
         Raises:
             ConfigError: No such checkpoint or device, or a tokenizer that does not fit.
@@ -74,6 +76,7 @@ class FusingBlender(RankingBlender):
             max_length=max_length,
             candidate_maxlength=candidate_maxlength,
             revision=revision,
+            allow_pickle=allow_pickle,
             **quantization(load_in_4bit, load_in_8bit),
         )
 

@@ -93,7 +93,7 @@ class RankingBlender:
             candidate_maxlength: Most tokens of a candidate; None: what the checkpoint names.
             dtype: Of the weights.
             revision: Of a Hub id.
-            allow_pickle: PairRanker only: read ``pytorch_model.bin`` where there is no other.
+            allow_pickle: Read pickled weights where there are no safetensors.
 
         Raises:
             ConfigError: No such checkpoint or device, or not one of a ranker.

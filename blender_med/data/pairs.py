@@ -32,6 +32,9 @@ class RankingExample:
         labels: Values of the label metrics, higher is better, [n, n_tasks]; all finite, and not
             all rows are equal.
         reference: The reference answer, which some losses want above every candidate; or None.
+
+    Raises:
+        DataError: The labels are not of that shape, or one is NaN or infinite.
     """
 
     question_id: str
@@ -39,6 +42,16 @@ class RankingExample:
     candidates: tuple[str, ...]
     labels: Floats
     reference: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the labels: one NaN would end as a loss that is not finite."""
+        where = f"question {self.question_id}"
+        if self.labels.ndim != 2 or len(self.labels) != len(self.candidates):
+            problem = f"{where}: {len(self.candidates)} candidates, labels {self.labels.shape}"
+            raise DataError(problem, fix="give each candidate one label for each task")
+        if not np.isfinite(self.labels).all():
+            fix = "leave out the candidates whose label is NaN or infinite"
+            raise DataError(f"{where}: a label is not finite", value=self.labels.tolist(), fix=fix)
 
 
 class LabelledExamples(NamedTuple):

@@ -5,7 +5,8 @@ target are tokenised with their special tokens and cut to ``max_length``; the sc
 over the target's tokens, its opening and closing token included, of their log-probability in
 nats. It is below 0; higher is better. An empty text is its special tokens, which gives it a value
 like any other's. A target that spells out the padding token gets a log-probability of 0 for it,
-as in the authors' scorer.
+as in the authors' scorer. A token that the model has no embedding for (``<mask>`` of
+bart-large-cnn; the authors' scorer fails) is left out.
 
 Decoder-only models are a variant of our own: the source, a line break, then the target with its
 end-of-text token; the mean is over the target's tokens and the end. An empty target is scored by
@@ -21,7 +22,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from blender_med.errors import ConfigError, DataError
 from blender_med.metrics.config import BartScoreConfig
-from blender_med.models import load_config, load_pretrained, load_tokenizer, torch_device
+from blender_med.models import (
+    embedding_rows,
+    load_config,
+    load_pretrained,
+    load_tokenizer,
+    torch_device,
+)
 
 if TYPE_CHECKING:
     from blender_med.metrics.conditional import Likelihood
@@ -39,6 +46,7 @@ def bart_score(
     dtype: str = "float32",
     device: str | None = None,
     state_dict: str | Path | None = None,
+    allow_pickle: bool = False,
 ) -> list[float]:
     """Mean log-likelihood per token of ``targets`` [n] given ``sources`` [n].
 
@@ -56,18 +64,19 @@ def bart_score(
         dtype: ``float32`` or ``bfloat16``.
         device: Such as ``cuda:0``; None takes CUDA where there is one.
         state_dict: File of fine-tuned weights, such as the authors' ``bart.pth``.
+        allow_pickle: Read pickled weights of ``model`` where there are no safetensors.
 
     Returns:
         [n], nats, higher is better; [] for [].
 
     Raises:
         ConfigError: There is no such model, or its architecture is not supported.
-        DataError: The weights do not fit.
+        DataError: The weights do not fit, or are pickled.
         ValueError: The lists have different lengths.
     """
     scorer = model if isinstance(model, BartScorer) else BartScorer.load(
         model, max_length=max_length, batch_tokens=batch_tokens, dtype=dtype, device=device,
-        state_dict=state_dict,
+        state_dict=state_dict, allow_pickle=allow_pickle,
     )  # fmt: skip
     return scorer.score(sources, targets)
 
@@ -116,6 +125,7 @@ class BartScorer:
         batch_tokens: int | None = None,
         dtype: str = "float32",
         device: str | None = None,
+        allow_pickle: bool = False,
     ) -> BartScorer:
         """Load a model; arguments and errors as of :func:`bart_score`."""
         from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
@@ -125,16 +135,21 @@ class BartScorer:
         config = load_config(model, revision)
         paired = bool(config.is_encoder_decoder)
         auto_class = AutoModelForSeq2SeqLM if paired else AutoModelForCausalLM
-        loaded = load_pretrained(auto_class, model, dtype=dtype, revision=revision)
+        loaded = load_pretrained(
+            auto_class, model, dtype=dtype, revision=revision, allow_pickle=allow_pickle
+        )
         if state_dict is not None:
             load_state(loaded, Path(state_dict))
         loaded.to(torch_device(device))
         limit = min(max_length, getattr(config, "max_position_embeddings", None) or max_length)
         tokenizer = load_tokenizer(model, revision)
         if paired:
-            encoding = Seq2SeqEncoding(tokenizer, limit)
+            encoding = Seq2SeqEncoding(tokenizer, limit, embedding_rows(loaded))
             return cls(Seq2SeqLikelihood(loaded, batch_tokens), encoding)
-        return cls(CausalLikelihood(loaded, batch_tokens), CausalEncoding(tokenizer, limit))
+        return cls(
+            CausalLikelihood(loaded, batch_tokens),
+            CausalEncoding(tokenizer, limit, embedding_rows(loaded)),
+        )
 
     @classmethod
     def from_config(cls, config: BartScoreConfig) -> BartScorer:
@@ -147,6 +162,7 @@ class BartScorer:
             batch_tokens=config.batch_tokens,
             dtype=config.dtype,
             device=config.device,
+            allow_pickle=config.allow_pickle,
         )
 
     def score(
@@ -197,17 +213,17 @@ class BartScorer:
 class Seq2SeqEncoding:
     """Token ids as the authors' scorer makes them: special tokens on, cut to the limit."""
 
-    def __init__(self, tokenizer: Any, limit: int) -> None:
+    def __init__(self, tokenizer: Any, limit: int, embeddings: int) -> None:
         self._tokenizer = tokenizer
         self._limit = limit
+        self._embeddings = embeddings
 
     def sources(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text; at least the special tokens."""
         if not texts:
             return []
         encoded = self._tokenizer(list(texts), truncation=True, max_length=self._limit)
-        ids: list[list[int]] = encoded["input_ids"]
-        return ids
+        return _readable(encoded["input_ids"], self._embeddings)
 
     targets = sources
 
@@ -215,11 +231,12 @@ class Seq2SeqEncoding:
 class CausalEncoding:
     """Token ids of a prompt (source and line break) and of a target with its closing token."""
 
-    def __init__(self, tokenizer: Any, limit: int) -> None:
+    def __init__(self, tokenizer: Any, limit: int, embeddings: int) -> None:
         if tokenizer.eos_token_id is None:
             fix = "choose a model whose tokenizer has an eos_token"
             raise ConfigError("the tokenizer names no end of text", key="model", fix=fix)
         self._tokenizer = tokenizer
+        self._embeddings = embeddings
         self._target_limit = limit // 2
         self._source_limit = limit - self._target_limit
         self._eos: int = tokenizer.eos_token_id
@@ -240,8 +257,12 @@ class CausalEncoding:
         if not texts:
             return []
         encoded = self._tokenizer(list(texts), add_special_tokens=False)
-        ids: list[list[int]] = encoded["input_ids"]
-        return ids
+        return _readable(encoded["input_ids"], self._embeddings)
+
+
+def _readable(rows: Sequence[Sequence[int]], embeddings: int) -> list[list[int]]:
+    """Rows of token ids without those that a model of so many embeddings cannot read."""
+    return [[token for token in row if token < embeddings] for row in rows]
 
 
 def load_state(model: Any, file: Path) -> None:

@@ -44,6 +44,7 @@ def bert_score(
     batch_tokens: int | None = None,
     dtype: str = "float32",
     device: str | None = None,
+    allow_pickle: bool = False,
 ) -> BertScores:
     """BERTScore of ``hypotheses`` [n] against ``references`` [n].
 
@@ -66,18 +67,19 @@ def bert_score(
         batch_tokens: Most tokens of a batch; None fits the device.
         dtype: ``float32`` or ``bfloat16`` for the encoder; texts are matched in float32.
         device: Such as ``cuda:0``; None takes CUDA where there is one.
+        allow_pickle: Read pickled weights where there are no safetensors.
 
     Returns:
         Three lists [n]; empty for no pair.
 
     Raises:
         ConfigError: There is no such model or layer, or none is tuned for the model.
-        DataError: The weights do not fit.
+        DataError: The weights do not fit, or are pickled.
         ValueError: The lists have different lengths.
     """
     scorer = model if isinstance(model, BertScorer) else BertScorer.load(
         model, num_layers=num_layers, idf=idf, max_length=max_length, batch_tokens=batch_tokens,
-        dtype=dtype, device=device,
+        dtype=dtype, device=device, allow_pickle=allow_pickle,
     )  # fmt: skip
     return scorer.score(hypotheses, references)
 
@@ -103,13 +105,14 @@ class BertScorer:
         batch_tokens: int | None = None,
         dtype: str = "float32",
         device: str | None = None,
+        allow_pickle: bool = False,
     ) -> BertScorer:
         """Load a model; arguments and errors as of :func:`bert_score`."""
         from blender_med.metrics.contextual import TokenEncoder
 
         where = torch_device(device)
         tokenizer = load_tokenizer(model, revision)
-        encoder = _load_encoder(model, revision, num_layers, dtype)
+        encoder = _load_encoder(model, revision, num_layers, dtype=dtype, allow_pickle=allow_pickle)
         limits = [max_length, tokenizer.model_max_length, _positions(encoder)]
         encoding = EncoderEncoding(tokenizer, encoder.config.model_type, min(filter(None, limits)))
         pad = tokenizer.pad_token_id or 0
@@ -127,6 +130,7 @@ class BertScorer:
             batch_tokens=config.batch_tokens,
             dtype=config.dtype,
             device=config.device,
+            allow_pickle=config.allow_pickle,
         )
 
     def use_references(self, references: Iterable[str]) -> None:
@@ -243,7 +247,12 @@ class EncoderEncoding:
 
 
 def _load_encoder(
-    model: str | Path, revision: str | None, num_layers: int | None, dtype: str
+    model: str | Path,
+    revision: str | None,
+    num_layers: int | None,
+    *,
+    dtype: str,
+    allow_pickle: bool,
 ) -> Any:
     """The encoder of a model without the layers above ``num_layers``."""
     from transformers import AutoModel
@@ -258,7 +267,7 @@ def _load_encoder(
         fix = f"choose 0 to {config.num_hidden_layers}"
         raise ConfigError("the model has no such layer", key="num_layers", value=layers, fix=fix)
     config.num_hidden_layers = layers
-    settings = {"config": config, "revision": revision}
+    settings = {"config": config, "revision": revision, "allow_pickle": allow_pickle}
     loaded = load_pretrained(AutoModel, model, dtype=dtype, optional="pooler", **settings)
     return loaded.get_encoder() if config.is_encoder_decoder else loaded
 

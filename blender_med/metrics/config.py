@@ -45,7 +45,7 @@ class MetricModelConfig(Recipe):
 
     ``model`` is a Hub id, a local folder, or ``package:NAME`` for a model inside an installed
     Python package. ``device`` None takes CUDA where there is one. ``batch_tokens`` None fits the
-    device.
+    device. ``allow_pickle`` reads pickled weights where there are no safetensors.
     """
 
     model: str
@@ -53,6 +53,8 @@ class MetricModelConfig(Recipe):
     dtype: Dtype = "float32"
     device: str | None = speed_only(None)
     batch_tokens: int | None = speed_only(None, ge=1)
+    # Weights count by their content, so how they are stored changes no result.
+    allow_pickle: bool = speed_only(False)
 
 
 class BertScoreConfig(MetricModelConfig):

@@ -11,8 +11,9 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from blender_med.errors import ConfigError
-from blender_med.models import load_config, load_pretrained, load_tokenizer
-from blender_med.rankers.loading import dtype_name
+from blender_med.models import check_vocabulary, load_config, load_pretrained, load_tokenizer
+from blender_med.rankers.loading import dtype_name, placed
+from blender_med.rankers.pointwise import PointwiseRanker
 from blender_med.rankers.weights import UNUSED_WEIGHTS, dropout_settings
 
 
@@ -39,7 +40,7 @@ class BackboneConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
 
-class BackboneRanker(PreTrainedModel):
+class BackboneRanker(PointwiseRanker, PreTrainedModel):
     """A ranker around an encoder; it keeps the tokenizer that it was trained with.
 
     Args:
@@ -68,6 +69,7 @@ class BackboneRanker(PreTrainedModel):
         dtype: str | torch.dtype = torch.float32,
         device: str | torch.device | None = None,
         revision: str | None = None,
+        allow_pickle: bool = False,
     ) -> Self:
         """Load a trained ranker, in evaluation mode.
 
@@ -76,21 +78,25 @@ class BackboneRanker(PreTrainedModel):
             dtype: Of the weights, whatever the checkpoint stores.
             device: Where to put the model; None: the CPU.
             revision: Of a Hub id.
+            allow_pickle: Read pickled weights where there are no safetensors.
 
         Raises:
-            ConfigError: There is no such checkpoint, or it is of another kind.
+            ConfigError: There is no such checkpoint or device, it is of another kind, or its
+                tokenizer is another model's.
             DataError: Weights are missing, have another shape, or are pickled.
         """
+        place = placed(device)
         config = load_config(path, revision)
         if not isinstance(config, cls.config_class):
             fix = f"train one with {cls.__name__}.from_backbone, or load it with its own class"
             problem = f"a checkpoint of type {config.model_type}, not a {cls.__name__}"
             raise ConfigError(problem, key="path", value=str(path), fix=fix)
         model = load_pretrained(
-            super(), path, dtype=dtype_name(dtype), revision=revision, use_safetensors=True
+            super(), path, dtype=dtype_name(dtype), revision=revision, allow_pickle=allow_pickle
         )
         model._tokenizer = load_tokenizer(path, revision)
-        return model.to(device) if device is not None else model
+        check_vocabulary(model.backbone, model._tokenizer, path)
+        return model.to(place)
 
     @classmethod
     def from_backbone(
@@ -98,6 +104,7 @@ class BackboneRanker(PreTrainedModel):
         path: str | Path,
         *,
         revision: str | None = None,
+        allow_pickle: bool = False,
         backbone_dropout: float | None = None,
         **fields: Any,
     ) -> Self:
@@ -106,21 +113,24 @@ class BackboneRanker(PreTrainedModel):
         Args:
             path: Local folder, Hub id or package source of the encoder.
             revision: Of a Hub id.
+            allow_pickle: Read pickled weights where there are no safetensors.
             backbone_dropout: In place of the encoder's own.
             fields: Fields of the configuration.
 
         Raises:
-            ConfigError: There is no such encoder, or it has no dropout.
+            ConfigError: There is no such encoder, it has no dropout, or its tokenizer is another
+                model's.
             DataError: Weights are missing or pickled.
         """
         backbone = load_pretrained(
-            AutoModel, path, dtype="float32", optional=UNUSED_WEIGHTS,
-            revision=revision, use_safetensors=True,
-            **dropout_settings(path, revision, backbone_dropout),
+            AutoModel, path, dtype="float32", optional=UNUSED_WEIGHTS, revision=revision,
+            allow_pickle=allow_pickle, **dropout_settings(path, revision, backbone_dropout),
         )  # fmt: skip
+        tokenizer = load_tokenizer(path, revision)
+        check_vocabulary(backbone, tokenizer, path)
         # A copy: a new configuration resets the attention kernel of the configurations inside it.
         config = cls.config_class(backbone_config=backbone.config.to_dict(), **fields)
-        return cls(config, load_tokenizer(path, revision), backbone)
+        return cls(config, tokenizer, backbone)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Write configuration, safetensors and the tokenizer."""

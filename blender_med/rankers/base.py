@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blender_med.errors import DataError
+from blender_med.errors import ConfigError, DataError
 
 Advance = Callable[[int], None]
 
@@ -57,13 +57,15 @@ def check_candidates(sources: Sequence[str], candidates: Sequence[Sequence[str]]
 
     Raises:
         DataError: There are not as many candidate lists as sources, a list is empty, or an entry
-            is no string.
+            is no string that can be written in UTF-8.
     """
+    if isinstance(sources, str):
+        raise DataError("sources is one text", value=sources, fix="give a list of texts")
     if len(sources) != len(candidates):
         problem = f"{len(sources)} sources but {len(candidates)} lists of candidates"
         raise DataError(problem, fix="give one list of candidates for each source")
     for row, (source, group) in enumerate(zip(sources, candidates, strict=True), start=1):
-        if isinstance(group, str) or not len(group):
+        if isinstance(group, str) or not isinstance(group, Sized) or not len(group):
             fix = "give a list with at least one candidate, or leave the question out"
             raise DataError("no candidate to rank", row=row, value=group, fix=fix)
         texts: list[Any] = [source, *group]
@@ -71,3 +73,24 @@ def check_candidates(sources: Sequence[str], candidates: Sequence[Sequence[str]]
             if not isinstance(text, str):
                 fix = "replace a missing answer by an empty string"
                 raise DataError("a text is no string", row=row, value=text, fix=fix)
+            _check_unicode(text, row)
+
+
+def _check_unicode(text: str, row: int) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        fix = "decode the file that it comes from with errors='replace'"
+        problem = f"a text holds half a character at position {error.start}"
+        raise DataError(problem, row=row, value=text[error.start], fix=fix) from error
+
+
+def check_batch_tokens(batch_tokens: int) -> None:
+    """Check that a forward pass has room for something.
+
+    Raises:
+        ConfigError: It has not.
+    """
+    if batch_tokens < 1:
+        fix = "give at least 1; a longer row stands alone"
+        raise ConfigError("no room in a batch", key="batch_tokens", value=batch_tokens, fix=fix)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blender_med.errors import ConfigError
+from blender_med.models import read_config
 from blender_med.rankers import RANKERS
 from blender_med.rankers.weights import checkpoint_folder
 
@@ -25,11 +25,7 @@ def ranker_type(folder: Path) -> str:
     Raises:
         ConfigError: The folder holds no configuration, or not one of a ranker.
     """
-    file = folder / "config.json"
-    if not file.is_file():
-        fix = "name the folder of a ranker, with config.json and weights"
-        raise ConfigError("the folder has no config.json", file=folder, fix=fix)
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config = read_config(folder)
     if config.get("ranker_type") == "pairranker" or "cand1_prefix_id" in config:
         return "pairranker"
     if config.get("model_type") in _TRAINED:
@@ -39,7 +35,7 @@ def ranker_type(folder: Path) -> str:
     problem = "not a ranker, nor a sequence classifier to be used as a reward model"
     value = config.get("ranker_type") or config.get("model_type")
     fix = "name a PairRanker, SimCLS, SummaReranker, PairRM or reward model"
-    raise ConfigError(problem, file=file, value=value, fix=fix)
+    raise ConfigError(problem, file=folder / "config.json", value=value, fix=fix)
 
 
 def load_ranker(
@@ -63,7 +59,7 @@ def load_ranker(
         candidate_maxlength: In place of the checkpoint's.
         dtype: Of the weights.
         revision: Of a Hub id.
-        allow_pickle: See :meth:`PairRanker.from_pretrained`.
+        allow_pickle: Read pickled weights where there are no safetensors.
 
     Raises:
         ConfigError: There is no such checkpoint, or not one of a ranker; a setting does not fit
@@ -73,12 +69,12 @@ def load_ranker(
     folder = checkpoint_folder(path, revision)
     kind = ranker_type(folder)
     lengths = {"source_maxlength": source_maxlength, "candidate_maxlength": candidate_maxlength}
-    fields: dict[str, Any] = {"device": device, "dtype": dtype}
+    fields: dict[str, Any] = {"device": device, "dtype": dtype, "allow_pickle": allow_pickle}
     if kind == "pairranker":
-        fields |= lengths | {"backbone": backbone, "allow_pickle": allow_pickle}
-    elif backbone is not None or allow_pickle:
-        key = "allow_pickle" if backbone is None else "backbone"
-        raise ConfigError(f"a {kind} ranker has no such setting", key=key, fix="leave it out")
+        fields |= lengths | {"backbone": backbone}
+    elif backbone is not None:
+        problem = f"a {kind} ranker has no such setting"
+        raise ConfigError(problem, key="backbone", value=str(backbone), fix="leave it out")
     elif kind == "reward":
         fields |= {key: value for key, value in lengths.items() if value is not None}
     ranker = RANKERS.load(kind).from_pretrained(folder, **fields)

@@ -73,7 +73,8 @@ class PairEncoder:
         is_encoder_decoder: The source stands in a row of its own.
 
     Raises:
-        ConfigError: The tokenizer lacks a special token or a separator.
+        ConfigError: The tokenizer lacks a special token or a separator, or a length leaves no
+            room for a text.
     """
 
     def __init__(
@@ -93,6 +94,14 @@ class PairEncoder:
         self.prefix_ids = prefix_ids(tokenizer)
         self._frame = _frame(tokenizer)
         self._special = {*PREFIXES, *_marks(tokenizer)}
+        self._check_room("source_maxlength", source_maxlength)
+        self._check_room("candidate_maxlength", candidate_maxlength)
+
+    def _check_room(self, key: str, value: int) -> None:
+        least = self._frame.size + 2
+        if value < least:
+            fix = f"give at least {least}: the tokens around a text, its prefix and one of its own"
+            raise ConfigError("no room for a text", key=key, value=value, fix=fix)
 
     @property
     def opening(self) -> int:

@@ -28,11 +28,13 @@ class TrainableRanker(Recipe):
     ``backbone`` is a local folder, a Hub id or ``package:NAME``; ``revision`` fixes a Hub id.
     ``backbone_dropout`` replaces every dropout of the backbone. On a CPU 0 makes training several
     times as fast: random numbers come from one thread, and fused attention knows no dropout.
+    ``allow_pickle`` reads one that comes without safetensors.
     """
 
     type: str
     backbone: str
     revision: str | None = None
+    allow_pickle: bool = speed_only(False)
     backbone_dropout: float | None = Field(None, ge=0, lt=1)
     source_maxlength: Length = 128
     candidate_maxlength: Length = 128
@@ -68,7 +70,6 @@ class TrainablePairRanker(TrainableRanker):
     ``sub_sampling_mode`` says which pairs of a question are compared in an epoch: ``all_pair``
     (min(num_pos, num_neg) at random), ``top_bottom``, ``uniform``, ``random``.
     ``swap_consistency`` weighs the loss that asks both orders of a pair to agree.
-    ``allow_pickle`` reads a backbone that comes without safetensors.
     """
 
     type: Literal["pairranker"] = "pairranker"
@@ -79,7 +80,6 @@ class TrainablePairRanker(TrainableRanker):
     num_neg: int = Field(5, ge=1)
     sub_sampling_ratio: float = Field(0.4, gt=0, le=1)
     swap_consistency: float = Field(0.0, ge=0)
-    allow_pickle: bool = False
 
     def dev_settings(self, precision: str) -> dict[str, Any]:
         """All pairs are compared in the format of the training."""
@@ -161,7 +161,8 @@ class AppliedRanker(Recipe):
 class ModelRanker(AppliedRanker):
     """A ranker with a model: a local folder, a Hub id or ``package:NAME``.
 
-    ``revision`` fixes a Hub id. ``device`` None takes CUDA where there is one.
+    ``revision`` fixes a Hub id. ``device`` None takes CUDA where there is one. ``allow_pickle``
+    reads pickled weights where there are no safetensors.
     """
 
     load_fields: ClassVar[tuple[str, ...]] = ("revision",)
@@ -169,6 +170,7 @@ class ModelRanker(AppliedRanker):
 
     model: str | None = None
     revision: str | None = None
+    allow_pickle: bool = speed_only(False)
     device: str | None = speed_only(None)
     batch_tokens: int = speed_only(4096, ge=1)
 
@@ -180,7 +182,10 @@ class ModelRanker(AppliedRanker):
         """See :meth:`AppliedRanker.load`."""
         fields = {name: getattr(self, name) for name in self.load_fields}
         load = RANKERS.load(self.type).from_pretrained
-        return load(folder or self.model, device=torch_device(self.device), **fields)
+        return load(
+            folder or self.model, device=torch_device(self.device),
+            allow_pickle=self.allow_pickle, **fields,
+        )  # fmt: skip
 
 
 class TrainedRanker(ModelRanker):

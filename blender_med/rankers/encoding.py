@@ -66,13 +66,14 @@ class PairRows:
         candidate_maxlength: Most tokens of the candidate's text.
 
     Raises:
-        ConfigError: The tokenizer frames nothing.
+        ConfigError: The tokenizer frames nothing, or a length leaves no room for a text.
     """
 
     def __init__(self, tokenizer: Any, source_maxlength: int, candidate_maxlength: int) -> None:
         self._tokenizer = tokenizer
         self._special = special_tokens(tokenizer)
         self._limits = source_maxlength, candidate_maxlength
+        check_rooms(*self._limits)
         encoded = tokenizer("a", "b")
         self._frame = _frame(tokenizer, encoded["input_ids"], ["a", "b"])
         self.has_segments = any(encoded.get("token_type_ids", ()))
@@ -245,6 +246,16 @@ def _check_frame(frame: Ids) -> None:
     if not frame:
         fix = "choose an encoder such as BERT, RoBERTa, MPNet or DeBERTa"
         raise ConfigError("the tokenizer puts no token around a text", key="backbone", fix=fix)
+
+
+def check_rooms(source_maxlength: int, candidate_maxlength: int) -> None:
+    """Check that a question and a candidate may have a token.
+
+    Raises:
+        ConfigError: They may not.
+    """
+    _check_room(source_maxlength, "source_maxlength", source_maxlength)
+    _check_room(candidate_maxlength, "candidate_maxlength", candidate_maxlength)
 
 
 def _check_room(room: int, key: str, value: int) -> None:

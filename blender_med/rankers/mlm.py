@@ -17,13 +17,12 @@ import torch
 
 from blender_med.batching import token_budget_batches
 from blender_med.errors import ConfigError
-from blender_med.rankers.base import Advance, Rankings
 from blender_med.rankers.encoding import PairRows, Row, check_positions, pad_id, pair_inputs
 from blender_med.rankers.loading import load_model
-from blender_med.rankers.pointwise import Scored, rank_pointwise
+from blender_med.rankers.pointwise import PointwiseRanker, Scored
 
 
-class MLMScorer:
+class MLMScorer(PointwiseRanker):
     """Pseudo-log-likelihood per token of a candidate given its question, in nats, <= 0.
 
     A candidate without a token scores like a uniform guess, -log(vocabulary).
@@ -63,6 +62,7 @@ class MLMScorer:
         dtype: str | torch.dtype = torch.float32,
         device: str | torch.device | None = None,
         revision: str | None = None,
+        allow_pickle: bool = False,
     ) -> MLMScorer:
         """Load a masked language model.
 
@@ -73,49 +73,32 @@ class MLMScorer:
             dtype: Of the weights, whatever the checkpoint stores.
             device: Where to put the model; None: CUDA where there is one.
             revision: Of a Hub id.
+            allow_pickle: Read pickled weights where there are no safetensors.
 
         Raises:
             ConfigError: There is no such model, or see the class.
-            DataError: Weights are missing, such as the head that predicts tokens.
+            DataError: Weights are missing, such as the head that predicts tokens, or pickled.
         """
         from transformers import AutoModelForMaskedLM
 
-        loaded = load_model(AutoModelForMaskedLM, path, dtype, device, revision)
+        loaded = load_model(
+            AutoModelForMaskedLM, path, dtype, device, revision, allow_pickle=allow_pickle
+        )
         return cls(*loaded, source_maxlength, candidate_maxlength)
 
-    def rank(
-        self,
-        sources: Sequence[str],
-        candidates: Sequence[Sequence[str]],
-        *,
-        batch_tokens: int = 4096,
-        advance: Advance | None = None,
-    ) -> Rankings:
-        """Order the candidates of each question; one row is read per token of a candidate.
-
-        Args:
-            sources: Questions, [n].
-            candidates: Candidates of each question; any number from 1.
-            batch_tokens: Most tokens of a forward pass; speed only.
-            advance: Called with the number of questions done.
-
-        Raises:
-            DataError: A question has no candidate, or a text is no string.
-        """
-
-        def scorer(some: Sequence[str], groups: Sequence[Sequence[str]]) -> list[Scored]:
-            return self._scored(self._rows(some, groups), batch_tokens)
-
-        return rank_pointwise(sources, candidates, scorer, advance)
-
-    def _scored(self, groups: Sequence[Sequence[Row]], batch_tokens: int) -> list[Scored]:
-        means = iter(self._means([row for group in groups for row in group], batch_tokens))
+    def scored(
+        self, sources: Sequence[str], groups: Sequence[Sequence[str]], *, batch_tokens: int
+    ) -> list[Scored]:
+        """Mean log-probability of each candidate's tokens; one row is read per token."""
+        groups_of_rows = self._rows(sources, groups)
+        rows = [row for group in groups_of_rows for row in group]
+        means = iter(self._means(rows, batch_tokens))
         return [
             Scored(
                 [next(means) for _ in group],
                 sum(len(row.ids) * len(row.candidate) for row in group),
             )
-            for group in groups
+            for group in groups_of_rows
         ]
 
     @torch.inference_mode()

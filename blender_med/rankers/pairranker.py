@@ -20,9 +20,9 @@ from transformers.utils import ModelOutput
 
 from blender_med.errors import ConfigError
 from blender_med.models import (
+    check_vocabulary,
     load_pretrained,
     load_tokenizer,
-    local_folder,
     quiet,
     torch_dtype,
 )
@@ -43,7 +43,7 @@ from blender_med.rankers.pair_config import (
     default_lengths,
     most_positions,
 )
-from blender_med.rankers.weights import UNUSED_WEIGHTS, check_pickle, dropout_settings
+from blender_med.rankers.weights import UNUSED_WEIGHTS, dropout_settings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -137,12 +137,15 @@ class PairRanker(PreTrainedModel):
             ConfigError: No such checkpoint, not a PairRanker, or a tokenizer that does not fit.
             DataError: Weights are missing, have another shape, or are pickled.
         """
+        from blender_med.rankers.loading import placed
         from blender_med.rankers.pairrm_checkpoint import load
 
+        place = placed(device)
         lengths = {"source_maxlength": source_maxlength, "candidate_maxlength": candidate_maxlength}
         model = load(path, backbone, lengths, allow_pickle=allow_pickle, revision=revision)
         dtype = torch_dtype(dtype) if isinstance(dtype, str) else dtype
-        return model.to(device=device, dtype=dtype).eval()
+        check_vocabulary(model.pretrained_model, model.tokenizer, path)
+        return model.to(device=place, dtype=dtype).eval()
 
     @classmethod
     def from_weights(
@@ -179,11 +182,9 @@ class PairRanker(PreTrainedModel):
             ConfigError: No such backbone, it has no dropout, or lengths that do not fit it.
             DataError: Weights of the backbone are missing, have another shape or are pickled.
         """
-        check_pickle(Path(local_folder(path) or path), allow_pickle=allow_pickle)
         backbone = load_pretrained(
             AutoModel, path, dtype="float32", optional=UNUSED_WEIGHTS, revision=revision,
-            use_safetensors=None if allow_pickle else True,
-            **dropout_settings(path, revision, backbone_dropout),
+            allow_pickle=allow_pickle, **dropout_settings(path, revision, backbone_dropout),
         )  # fmt: skip
         tokenizer = load_tokenizer(path, revision)
         add_prefixes(tokenizer)

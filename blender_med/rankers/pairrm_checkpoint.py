@@ -20,7 +20,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from blender_med.errors import ConfigError
-from blender_med.models import load_config, load_tokenizer
+from blender_med.models import explained, load_config, load_tokenizer, read_config
 from blender_med.rankers.collate import add_prefixes
 from blender_med.rankers.pair_config import PairRankerConfig, check_lengths
 from blender_med.rankers.pairranker import PairRanker, prefix_fields
@@ -84,23 +84,19 @@ def load(
     source = _backbone_source(checkpoint, backbone)
     tokenizer = _tokenizer(checkpoint, source)
     fields = {name: value for name, value in lengths.items() if value is not None}
-    config = _ranker_config(checkpoint, source, tokenizer, fields)
+    with explained(path):
+        config = _ranker_config(checkpoint, source, tokenizer, fields)
     check_lengths(config)
     weights = read_weights(checkpoint.folder, allow_pickle=allow_pickle)
-    model, report = PairRanker.from_weights(config, tokenizer, weights)
+    with explained(path):
+        model, report = PairRanker.from_weights(config, tokenizer, weights)
     check_loaded(report, checkpoint.folder)
     return model
 
 
 def _opened(path: str | Path, revision: str | None) -> _Checkpoint:
     folder = checkpoint_folder(path, revision)
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        fix = "name a folder that a PairRanker was saved to, or a Hub id"
-        raise ConfigError(f"no readable configuration: {error}", file=file, fix=fix) from error
-    return _Checkpoint(folder, config)
+    return _Checkpoint(folder, read_config(folder))
 
 
 def _backbone_source(checkpoint: _Checkpoint, given: str | Path | None) -> str | Path | None:

@@ -11,18 +11,18 @@ from typing import Any, Literal
 import torch
 
 from blender_med.errors import ConfigError
-from blender_med.rankers.base import Advance, Rankings
 from blender_med.rankers.encoding import (
     PairRows,
     Row,
     bare_ids,
     check_positions,
+    check_rooms,
     pair_inputs,
     row_scores,
     special_tokens,
 )
 from blender_med.rankers.loading import load_model
-from blender_med.rankers.pointwise import Scored, rank_pointwise
+from blender_med.rankers.pointwise import PointwiseRanker, Scored
 from blender_med.rankers.text import neutralise
 
 Form = Literal["auto", "chat", "pair"]
@@ -44,7 +44,7 @@ class RewardConfig:
     candidate_maxlength: int = 256
 
 
-class RewardRanker:
+class RewardRanker(PointwiseRanker):
     """Scores question and candidate as a chat of two turns or as a pair of texts.
 
     Args:
@@ -77,6 +77,7 @@ class RewardRanker:
         dtype: str | torch.dtype = torch.float32,
         device: str | torch.device | None = None,
         revision: str | None = None,
+        allow_pickle: bool = False,
     ) -> RewardRanker:
         """Load a reward model, such as ``OpenAssistant/reward-model-deberta-v3-large-v2``.
 
@@ -88,15 +89,19 @@ class RewardRanker:
             dtype: Of the weights, whatever the checkpoint stores.
             device: Where to put the model; None: CUDA where there is one.
             revision: Of a Hub id.
+            allow_pickle: Read pickled weights where there are no safetensors.
 
         Raises:
             ConfigError: There is no such model, it has several outputs or too few positions, or
                 its tokenizer has no chat template for ``form`` chat.
-            DataError: Weights are missing, such as the head.
+            DataError: Weights are missing, such as the head, or pickled.
         """
         from transformers import AutoModelForSequenceClassification
 
-        loaded = load_model(AutoModelForSequenceClassification, path, dtype, device, revision)
+        loaded = load_model(
+            AutoModelForSequenceClassification, path, dtype, device, revision,
+            allow_pickle=allow_pickle,
+        )  # fmt: skip
         ranker = cls(*loaded, RewardConfig(form, source_maxlength, candidate_maxlength))
         ranker._rows  # noqa: B018  a form or length that does not fit is an error of loading
         return ranker
@@ -110,32 +115,13 @@ class RewardRanker:
         check_positions(self._model.config, rows.longest, "candidate_maxlength")
         return rows
 
-    def rank(
-        self,
-        sources: Sequence[str],
-        candidates: Sequence[Sequence[str]],
-        *,
-        batch_tokens: int = 4096,
-        advance: Advance | None = None,
-    ) -> Rankings:
-        """Order the candidates of each question by their reward.
-
-        Args:
-            sources: Questions, [n].
-            candidates: Candidates of each question; any number from 1.
-            batch_tokens: Most tokens of a forward pass; speed only.
-            advance: Called with the number of questions done.
-
-        Raises:
-            DataError: A question has no candidate, a text is no string, or a reward is not finite.
-        """
+    def scored(
+        self, sources: Sequence[str], groups: Sequence[Sequence[str]], *, batch_tokens: int
+    ) -> list[Scored]:
+        """Reward of each candidate."""
         # Without a padding token the model cannot tell where a row ends: one row at a time.
         budget = 1 if self._model.config.pad_token_id is None else batch_tokens
-
-        def scorer(some: Sequence[str], groups: Sequence[Sequence[str]]) -> list[Scored]:
-            return row_scores(self._rows(some, groups), self._rewards, budget)
-
-        return rank_pointwise(sources, candidates, scorer, advance)
+        return row_scores(self._rows(sources, groups), self._rewards, budget)
 
     @torch.inference_mode()
     def _rewards(self, rows: Sequence[Row]) -> list[float]:
@@ -154,7 +140,7 @@ class ChatRows:
         candidate_maxlength: Most tokens of the candidate's text.
 
     Raises:
-        ConfigError: The tokenizer has no chat template.
+        ConfigError: The tokenizer has no chat template, or a length leaves no room for a text.
     """
 
     has_segments = False
@@ -168,6 +154,7 @@ class ChatRows:
         self._tokenizer = tokenizer
         self._special = special_tokens(tokenizer)
         self._limits = source_maxlength, candidate_maxlength
+        check_rooms(*self._limits)
 
     @property
     def longest(self) -> int:

@@ -17,7 +17,6 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils import ModelOutput
 
 from blender_med.rankers.backbone import BackboneConfig, BackboneRanker
-from blender_med.rankers.base import Advance, Rankings
 from blender_med.rankers.encoding import (
     Pooling,
     TextRows,
@@ -29,7 +28,7 @@ from blender_med.rankers.encoding import (
     unit_vectors,
 )
 from blender_med.rankers.losses import margin_ranking
-from blender_med.rankers.pointwise import Scored, rank_pointwise
+from blender_med.rankers.pointwise import Scored
 
 if TYPE_CHECKING:
     from blender_med.data.pairs import RankingExample
@@ -164,36 +163,14 @@ class SimCLS(BackboneRanker):
         tensors = inputs(rows, pad_id(self.backbone.config), torch.device("cpu"))
         return {f"{name}_ids": tensors["input_ids"], f"{name}_mask": tensors["attention_mask"]}
 
-    def rank(
-        self,
-        sources: Sequence[str],
-        candidates: Sequence[Sequence[str]],
-        *,
-        batch_tokens: int = 4096,
-        advance: Advance | None = None,
-    ) -> Rankings:
-        """Order the candidates of each question by their cosine with it, -1 to 1.
-
-        Args:
-            sources: Questions, [n].
-            candidates: Candidates of each question; any number from 1.
-            batch_tokens: Most tokens of a forward pass; speed only.
-            advance: Called with the number of questions done.
-
-        Raises:
-            DataError: A question has no candidate, or a text is no string.
-            ConfigError: The lengths exceed the backbone's positions.
-        """
+    def scored(
+        self, sources: Sequence[str], groups: Sequence[Sequence[str]], *, batch_tokens: int
+    ) -> list[Scored]:
+        """Cosine of each candidate with its source, -1 to 1."""
         embed = partial(
             unit_vectors, self.backbone, pooling=self.config.pooling, batch_tokens=batch_tokens
         )
-
-        def scorer(some: Sequence[str], groups: Sequence[Sequence[str]]) -> list[Scored]:
-            rows = [self._candidates(group) for group in groups]
-            return cosines(self._sources(some), rows, embed)
-
-        with self.evaluating():
-            return rank_pointwise(sources, candidates, scorer, advance)
+        return cosines(self._sources(sources), [self._candidates(group) for group in groups], embed)
 
 
 AutoConfig.register("simcls", SimCLSConfig)

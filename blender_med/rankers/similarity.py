@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blender_med.rankers.base import Advance, Rankings
-from blender_med.rankers.pointwise import Scored, rank_pointwise
+from blender_med.rankers.pointwise import PointwiseRanker, Scored, rank_pointwise
 
 if TYPE_CHECKING:
     import torch
@@ -131,7 +131,7 @@ def _stem(word: str) -> str:
     return "" if word in ENGLISH_STOP_WORDS else str(PorterStemmer().stem(word))
 
 
-class EmbeddingRanker:
+class EmbeddingRanker(PointwiseRanker):
     """Cosine of the sentence embeddings of question and candidate.
 
     Args:
@@ -163,6 +163,7 @@ class EmbeddingRanker:
         dtype: str | torch.dtype = "float32",
         device: str | torch.device | None = None,
         revision: str | None = None,
+        allow_pickle: bool = False,
     ) -> EmbeddingRanker:
         """Load an encoder.
 
@@ -173,10 +174,11 @@ class EmbeddingRanker:
             dtype: Of the weights, whatever the checkpoint stores.
             device: Where to put the model; None: CUDA where there is one.
             revision: Of a Hub id.
+            allow_pickle: Read pickled weights where there are no safetensors.
 
         Raises:
             ConfigError: There is no such model, or ``max_length`` does not fit it.
-            DataError: Weights are missing.
+            DataError: Weights are missing or pickled.
         """
         from transformers import AutoModel
 
@@ -184,29 +186,16 @@ class EmbeddingRanker:
         from blender_med.rankers.weights import UNUSED_WEIGHTS
 
         model, tokenizer = load_model(
-            AutoModel, path, dtype, device, revision, optional=UNUSED_WEIGHTS
-        )
+            AutoModel, path, dtype, device, revision, optional=UNUSED_WEIGHTS,
+            allow_pickle=allow_pickle,
+        )  # fmt: skip
         return cls(model, tokenizer, pooling, max_length)
 
-    def rank(
-        self,
-        sources: Sequence[str],
-        candidates: Sequence[Sequence[str]],
-        *,
-        batch_tokens: int = 4096,
-        advance: Advance | None = None,
-    ) -> Rankings:
-        """Order the candidates of each question; see :func:`rank_pointwise`.
-
-        ``batch_tokens`` bounds the tokens of a forward pass; speed only.
-        """
+    def scored(
+        self, sources: Sequence[str], groups: Sequence[Sequence[str]], *, batch_tokens: int
+    ) -> list[Scored]:
+        """Cosine of each candidate with its source, -1 to 1."""
         from blender_med.rankers.encoding import cosines, unit_vectors
 
-        def scorer(some: Sequence[str], groups: Sequence[Sequence[str]]) -> list[Scored]:
-            rows = [self._rows(group) for group in groups]
-            embed = partial(
-                unit_vectors, self._model, pooling=self._pooling, batch_tokens=batch_tokens
-            )
-            return cosines(self._rows(some), rows, embed)
-
-        return rank_pointwise(sources, candidates, scorer, advance)
+        embed = partial(unit_vectors, self._model, pooling=self._pooling, batch_tokens=batch_tokens)
+        return cosines(self._rows(sources), [self._rows(group) for group in groups], embed)

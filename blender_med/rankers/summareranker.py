@@ -19,7 +19,6 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils import ModelOutput
 
 from blender_med.rankers.backbone import BackboneConfig, BackboneRanker
-from blender_med.rankers.base import Advance, Rankings
 from blender_med.rankers.encoding import (
     PairRows,
     Row,
@@ -30,7 +29,7 @@ from blender_med.rankers.encoding import (
 )
 from blender_med.rankers.losses import best_by_metric
 from blender_med.rankers.mixture import MultiTaskMixture
-from blender_med.rankers.pointwise import Scored, rank_pointwise
+from blender_med.rankers.pointwise import Scored
 
 if TYPE_CHECKING:
     from blender_med.data.pairs import RankingExample
@@ -139,32 +138,11 @@ class SummaReranker(BackboneRanker):
         pad = pad_id(self.backbone.config)
         return pair_inputs(rows, pad, device, has_segments=self._rows.has_segments)
 
-    def rank(
-        self,
-        sources: Sequence[str],
-        candidates: Sequence[Sequence[str]],
-        *,
-        batch_tokens: int = 4096,
-        advance: Advance | None = None,
-    ) -> Rankings:
-        """Order the candidates of each question by sigmoid(mean logit over the tasks), 0 to 1.
-
-        Args:
-            sources: Questions, [n].
-            candidates: Candidates of each question; any number from 1.
-            batch_tokens: Most tokens of a forward pass; speed only.
-            advance: Called with the number of questions done.
-
-        Raises:
-            DataError: A question has no candidate, or a text is no string.
-            ConfigError: The lengths exceed the backbone's positions.
-        """
-
-        def scorer(some: Sequence[str], groups: Sequence[Sequence[str]]) -> list[Scored]:
-            return row_scores(self._rows(some, groups), self._probabilities, batch_tokens)
-
-        with self.evaluating():
-            return rank_pointwise(sources, candidates, scorer, advance)
+    def scored(
+        self, sources: Sequence[str], groups: Sequence[Sequence[str]], *, batch_tokens: int
+    ) -> list[Scored]:
+        """sigmoid(mean logit over the tasks) of each candidate, 0 to 1."""
+        return row_scores(self._rows(sources, groups), self._probabilities, batch_tokens)
 
     def _probabilities(self, rows: Sequence[Row]) -> list[float]:
         logits = self(**self._tensors(rows, self.device)).logits

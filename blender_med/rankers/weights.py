@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from blender_med.errors import ConfigError, DataError
-from blender_med.models import load_config, local_folder
+from blender_med.models import check_pickle, load_config, local_folder
 
 # Parts of a backbone that a ranker does not use: pooler and language-modelling head.
 UNUSED_WEIGHTS = r"(^|\.)(pooler|lm_head)\.|\.(position_ids|final_logits_bias)$"
@@ -97,19 +97,6 @@ def read_weights(folder: Path, *, allow_pickle: bool = False) -> Weights:
         fix = f"the folder needs {_SINGLE}; check that the download or the copy was complete"
         raise DataError("the checkpoint has no weights", file=folder, fix=fix)
     return _read(folder / _PICKLE)
-
-
-def check_pickle(folder: Path, *, allow_pickle: bool) -> None:
-    """Refuse a folder whose weights are pickled only, unless that is allowed.
-
-    Raises:
-        DataError: It is refused.
-    """
-    file = folder / _PICKLE
-    if file.is_file() and not _safetensors(folder) and not allow_pickle:
-        problem = "the weights are pickled, and a pickle can run any code when it is read"
-        fix = f"convert them to {_SINGLE}, or pass allow_pickle=True if you trust their origin"
-        raise DataError(problem, file=file, fix=fix)
 
 
 def _safetensors(folder: Path) -> list[Path]:

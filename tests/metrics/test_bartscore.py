@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+import shutil
 
 import pytest
 
@@ -92,6 +93,27 @@ def test_the_padding_token_in_a_target_counts_zero(bart):
     with_mark, without = bart_score(["flu"] * 2, ["a<pad>", "a"], model=bart)
     # <s> a <pad> </s> and <s> a </s>: another token stands before </s>, so only bounds are known.
     assert 0 > with_mark > without * 3 / 4 - 5
+
+
+def test_a_token_that_the_model_cannot_read_is_left_out(bart, tmp_path):
+    """As <mask> of bart-large-cnn: its tokenizer has one token more than the model."""
+    folder = shutil.copytree(bart, tmp_path / "bart")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<stranger>"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    marked = bart_score(["flu<stranger>"] * 2, ["fever", "a<stranger>"], model=folder)
+    assert marked == pytest.approx(bart_score(["flu"] * 2, ["fever", "a"], model=bart), abs=1e-6)
+
+
+def test_a_pickle_is_refused_unless_allowed(bart, tmp_path):
+    folder = shutil.copytree(bart, tmp_path / "bart")
+    weights = transformers.BartForConditionalGeneration.from_pretrained(folder).state_dict()
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(DataError, match=r"pytorch_model\.bin.*pickle.*allow_pickle"):
+        bart_score(["flu"], ["fever"], model=folder)
+    allowed = bart_score(["flu"], ["fever"], model=folder, allow_pickle=True)
+    assert allowed == pytest.approx(bart_score(["flu"], ["fever"], model=bart), abs=1e-6)
 
 
 def test_several_references(bart, texts):
@@ -219,7 +241,7 @@ def test_a_tokenizer_without_an_end_of_text_is_refused():
         eos_token_id = None
 
     with pytest.raises(ConfigError, match="no end of text"):
-        CausalEncoding(Tokenizer(), 10)
+        CausalEncoding(Tokenizer(), 10, 300)
 
 
 class TestVocabularyHead:

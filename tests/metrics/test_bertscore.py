@@ -2,13 +2,14 @@
 
 import itertools
 import math
+import shutil
 
 import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from blender_med.errors import ConfigError  # noqa: E402
+from blender_med.errors import ConfigError, DataError  # noqa: E402
 from blender_med.metrics import contextual  # noqa: E402
 from blender_med.metrics.bertscore import BertScorer, bert_score  # noqa: E402
 from blender_med.metrics.config import BertScoreConfig  # noqa: E402
@@ -184,6 +185,19 @@ def test_a_shorter_limit_cuts_texts(roberta, texts):
 def test_wrong_settings_are_refused(roberta, settings, message):
     with pytest.raises(ConfigError, match=message):
         bert_score(["a"], ["b"], model=roberta, **settings)
+
+
+def test_a_pickle_is_refused_unless_allowed(roberta, tmp_path):
+    folder = shutil.copytree(roberta, tmp_path / "roberta")
+    weights = transformers.AutoModel.from_pretrained(folder).state_dict()
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    config = BertScoreConfig(model=str(folder), num_layers=2)
+    with pytest.raises(DataError, match=r"pytorch_model\.bin.*pickle.*allow_pickle"):
+        BertScorer.from_config(config)
+    allowed = BertScorer.from_config(config.model_copy(update={"allow_pickle": True}))
+    expected = bert_score(["a b"], ["a c"], model=roberta, num_layers=2)
+    assert flat(allowed.score(["a b"], ["a c"])) == pytest.approx(flat(expected), abs=TOLERANCE)
 
 
 def test_a_recipe_needs_a_layer_where_none_is_tuned():

@@ -29,6 +29,16 @@ def original(make_ranker, tmp_path) -> Path:
     return tmp_path / "original"
 
 
+def as_hf(folder: Path) -> Path:
+    """The layout of llm-blender/PairRM-hf: the backbone's configuration, no lengths."""
+    raw = json.loads((folder / "config.json").read_text())
+    ids = {name: raw[name] for name in raw if name.endswith("_prefix_id")}
+    assert len(ids) == 4
+    own = raw["backbone_config"] | ids | {"architectures": ["DebertaV2PairRM"]}
+    (folder / "config.json").write_text(json.dumps(own))
+    return folder
+
+
 def edit_config(folder: Path, **fields) -> None:
     file = folder / "config.json"
     raw = json.loads(file.read_text())
@@ -92,6 +102,23 @@ def test_lengths_of_the_checkpoint_can_be_overridden(saved, original):
         assert (other.encoder.source_maxlength, other.encoder.candidate_maxlength) == (30, 10)
 
 
+def test_the_hf_layout_takes_its_lengths_from_the_call(saved, make_ranker):
+    hf = as_hf(saved)
+    lengths = {"source_maxlength": 24, "candidate_maxlength": 20}
+    ranker = PairRanker.from_pretrained(hf, **lengths)
+    assert same_weights(ranker, make_ranker())
+    assert (ranker.encoder.source_maxlength, ranker.encoder.candidate_maxlength) == (24, 20)
+    # PairRM's own, 1224/412, are more than the 160 positions of this backbone.
+    with pytest.raises(ConfigError, match=r"'source_maxlength'.*received 1224.*at most 80"):
+        PairRanker.from_pretrained(hf)
+
+
+def test_the_hf_layout_has_pairrms_lengths_by_default(make_ranker, tmp_path):
+    make_ranker("deberta-v2").save_pretrained(tmp_path)
+    config = PairRanker.from_pretrained(as_hf(tmp_path)).config
+    assert (config.source_maxlength, config.candidate_maxlength) == (1224, 412)
+
+
 def test_weights_are_float32_unless_asked(saved):
     half = PairRanker.from_pretrained(saved, dtype="bfloat16")
     assert half.dtype == torch.bfloat16
@@ -153,7 +180,7 @@ def test_pickles_are_refused_unless_allowed(folder, request, make_ranker):
     folder = request.getfixturevalue(folder)
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(DataError, match=r"pytorch_model\.bin.*pickle.*allow_pickle=True"):
+    with pytest.raises(DataError, match=r"pytorch_model\.bin.*pickle.*allow_pickle"):
         PairRanker.from_pretrained(folder)
     allowed = PairRanker.from_pretrained(folder, allow_pickle=True)
     assert same_weights(allowed, make_ranker())
