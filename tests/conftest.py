@@ -73,7 +73,7 @@ def recipe_tree(tmp_path: Path) -> dict[str, Any]:
             },
             "score",
             "evaluate",
-            {"type": "report", "resamples": 200},
+            {"type": "report", "resamples": 200, "page": False},
         ],
     }
 

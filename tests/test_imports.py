@@ -76,7 +76,10 @@ def test_imports_go_one_way() -> None:
     assert not wrong
 
 
-HEAVY = ("torch", "transformers", "vllm", "ray", "datasets", "pyarrow", "scipy", "sklearn")
+HEAVY = (
+    "torch", "transformers", "vllm", "ray", "datasets", "pyarrow", "scipy", "sklearn", "altair",
+    "vl_convert",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

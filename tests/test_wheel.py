@@ -28,3 +28,5 @@ def test_wheel_carries_recipes_and_sample_questions(
     assert recipes <= names
     sample = {f"blender_med/recipes/data/sample/{task}.jsonl" for task in ("long", "mcq")}
     assert sample <= names
+    page = {f"blender_med/reports/page/assets/{n}" for n in ("index.html.jinja", "page.js")}
+    assert page <= names

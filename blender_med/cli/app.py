@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from blender_med import __version__
-from blender_med.cli import blend, data, experts, grades, recipes, run, train, validate
+from blender_med.cli import blend, compare, data, experts, grades, recipes, run, train, validate
 from blender_med.errors import BlenderMedError, ConfigError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("status")(run.status)
 app.command("report")(run.report)
+app.command("compare")(compare.compare)
 app.command("validate")(validate.validate)
 app.command("blend")(blend.blend)
 app.command("rank")(blend.rank)

@@ -12,8 +12,10 @@ from blender_med.stages.comparison import (
     ConfusionRow,
     ContaminationRow,
     CostRow,
+    DifferenceRow,
     Estimate,
     FusionRow,
+    HeadroomRow,
     MethodRow,
     RankingRow,
     SliceRow,
@@ -116,6 +118,45 @@ def _change_cells(changes: Changes, rival: str) -> Cells:
     }
 
 
+def headroom_cells(row: HeadroomRow) -> Sections:
+    """``headroom.csv``: block, method, n, both ends, the parts with intervals, shares."""
+    head: Cells = {"method": row.method, "metric": row.metric, "n": row.n}
+    ends: Cells = {"best_single": row.best_single, "oracle": row.oracle}
+    parts: Cells = {}
+    for name, part in row.parts.items():
+        parts |= {name: part.value, f"{name}_low": part.low, f"{name}_high": part.high}
+    shares: Cells = {
+        "corrupted": row.corrupted,
+        "repaired": row.repaired,
+        "unanimous_error": row.unanimous_error,
+    }
+    return _block_cells(row.block) | head, ends, parts, shares
+
+
+def difference_cells(row: DifferenceRow) -> Sections:
+    """``differences.csv``: block, method, metric, both means, difference with test, costs."""
+    estimate = row.second
+    figures: Cells = {
+        "method": row.method,
+        "metric": row.metric,
+        "n": row.n,
+        "first": row.first,
+        "second": estimate.value,
+        "delta": estimate.delta,
+        "delta_low": estimate.delta_low,
+        "delta_high": estimate.delta_high,
+        "p": estimate.p,
+        "p_holm": estimate.p_holm,
+    }
+    costs: Cells = {
+        "first_tokens": row.first_tokens,
+        "second_tokens": row.second_tokens,
+        "first_seconds": row.first_seconds,
+        "second_seconds": row.second_seconds,
+    }
+    return (_block_cells(row.block) | figures | costs,)
+
+
 def confusion_cells(row: ConfusionRow) -> Sections:
     """``confusion.csv``: block, method, gold, predicted ("unparsed" without a choice), count."""
     predicted = row.predicted or "unparsed"
@@ -176,6 +217,8 @@ def _estimate_cells(name: str, estimate: Estimate) -> Cells:
         f"{name}_low": estimate.low,
         f"{name}_high": estimate.high,
         f"{name}_delta": estimate.delta,
+        f"{name}_delta_low": estimate.delta_low,
+        f"{name}_delta_high": estimate.delta_high,
         f"{name}_p": estimate.p,
         f"{name}_p_holm": estimate.p_holm,
     }

@@ -1,4 +1,4 @@
-"""Stage ``report``: compare the methods and write the tables."""
+"""Stage ``report``: compare the methods, write the tables and the page."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from blender_med.reports.tables import write_tables
 from blender_med.stages.base import Advance, Reads, Run, Stage, Unit
 from blender_med.stages.comparison import (
     Comparison,
+    Diagnosis,
+    FusionRow,
     RankingRow,
     Resampling,
     compare,
+    diagnose,
     fusion_rows,
     ranking_rows,
     with_certainty,
 )
+from blender_med.stages.comparison.headroom import Tops
 from blender_med.stages.config import ReportConfig, TrainRankerConfig
 from blender_med.stages.evaluate import method_settings, read_boards
 from blender_med.stages.fuse import stored_fusions
@@ -30,11 +34,12 @@ from blender_med.store.files import write_text
 from blender_med.store.shards import read_parts
 
 _SUMMARY = "summary.txt"
+_PAGE = "index.html"
 _SUMMARY_WIDTH = 110
 
 
 class Report(Stage):
-    """The CSV tables, and the short table that is printed at the end of a run."""
+    """The CSV tables, the page, and the short table that is printed at the end of a run."""
 
     name = "report"
     reads = (
@@ -58,12 +63,31 @@ class Report(Stage):
             boards = read_boards(self.run, read_parts(folder, Answer))
             answers = read_parts(folder, Answer)
             comparison = compare(boards, answers, settings, resamples=self.config.resamples)
-            rankings = with_certainty(self._rankings(boards, settings), comparison)
-            fusions = fusion_rows(comparison, stored_fusions(self.run))
-            write_tables(self.folder, comparison, list(rankings), list(fusions))
+            rankings = list(with_certainty(self._rankings(boards, settings), comparison))
+            fusions = list(fusion_rows(comparison, stored_fusions(self.run)))
+            resampling = Resampling(self.config.resamples, settings.seed)
+            diagnosis = diagnose(comparison, resampling, first_candidates(self.run))
+            write_tables(self.folder, comparison, rankings, fusions, diagnosis.headroom)
             write_text(self.folder / _SUMMARY, _rendered(comparison))
+            self._write_page(comparison, diagnosis, rankings, fusions)
             advance(unit.size)
             yield unit, []
+
+    def _write_page(
+        self,
+        comparison: Comparison,
+        diagnosis: Diagnosis,
+        rankings: Sequence[RankingRow],
+        fusions: Sequence[FusionRow],
+    ) -> None:
+        """The page, unless the recipe does without it: drawing the figures takes seconds."""
+        if not self.config.page:
+            (self.folder / _PAGE).unlink(missing_ok=True)  # left over from an earlier report
+            return
+        from blender_med.reports.page.build import write_page
+
+        orders = stored_rankings(self.run)
+        write_page(self.run, comparison, diagnosis, rankings, fusions, orders)
 
     def _rankings(self, boards: Sequence[Board], settings: MethodSettings) -> Iterator[RankingRow]:
         """Rankers against the primary metrics and the labels of those trained in this run."""
@@ -75,8 +99,18 @@ class Report(Stage):
         return ranking_rows(boards, rankings, list(dict.fromkeys(labels)), resampling)
 
     def extra_files(self) -> Mapping[str, Path]:
-        """The tables."""
-        return {path.name: path for path in (*self.folder.glob("*.csv"), self.folder / _SUMMARY)}
+        """The tables and the page."""
+        pages = (*self.folder.glob(_PAGE), *self.folder.glob("questions/*.js"))
+        found = (*self.folder.glob("*.csv"), *pages, self.folder / _SUMMARY)
+        return {str(path.relative_to(self.folder)): path for path in found}
+
+
+def first_candidates(run: Run) -> Tops:
+    """The candidate that each fuser started from, by question and protocol."""
+    return {
+        method: {(fused.question_id, fused.protocol): fused.top for fused in own}
+        for method, own in stored_fusions(run).items()
+    }
 
 
 def _rendered(comparison: Comparison) -> str:

@@ -20,15 +20,22 @@ from blender_med.reports.columns import (
     contamination_cells,
     cost_cells,
     fusion_cells,
+    headroom_cells,
     method_cells,
     ranking_cells,
     slice_cells,
 )
-from blender_med.stages.comparison import Comparison, FusionRow, RankingRow
+from blender_med.stages.comparison import Comparison, FusionRow, HeadroomRow, RankingRow
 from blender_med.store.files import atomic_path, spreadsheet_text
 
 # Left over from an earlier report where this one has no such rows.
-_OPTIONAL_TABLES = {"confusion.csv", "contamination.csv", "ranking.csv", "fusion.csv"}
+_OPTIONAL_TABLES = {
+    "confusion.csv",
+    "contamination.csv",
+    "fusion.csv",
+    "headroom.csv",
+    "ranking.csv",
+}
 
 _WITHOUT_BLOCK = {"contamination.csv"}
 
@@ -38,12 +45,13 @@ def write_tables(
     comparison: Comparison,
     rankings: Sequence[RankingRow] = (),
     fusions: Sequence[FusionRow] = (),
+    headroom: Sequence[HeadroomRow] = (),
 ) -> list[Path]:
     """Write methods, answers, slices, cost and further tables; each file is atomic.
 
     ``confusion.csv`` is there where multiple-choice questions are, ``ranking.csv`` where
-    rankers are, ``fusion.csv`` where fusers are, ``contamination.csv`` where splits overlap.
-    Texts are streamed.
+    rankers are, ``fusion.csv`` where fusers are, ``headroom.csv`` where a best single expert was
+    chosen, ``contamination.csv`` where splits overlap. Texts are streamed.
 
     Returns:
         The files written.
@@ -65,6 +73,8 @@ def write_tables(
         tables["ranking.csv"] = lambda: map(ranking_cells, rankings)
     if fusions:
         tables["fusion.csv"] = lambda: map(fusion_cells, fusions)
+    if headroom:
+        tables["headroom.csv"] = lambda: map(headroom_cells, headroom)
     for name in _OPTIONAL_TABLES - set(tables):
         (folder / name).unlink(missing_ok=True)
     for name, rows in tables.items():

@@ -257,10 +257,11 @@ class EvaluateConfig(Recipe):
 
 
 class ReportConfig(Recipe):
-    """Compare the methods and write the CSV tables."""
+    """Compare the methods and write the CSV tables and the page."""
 
     type: Literal["report"] = "report"
     resamples: int = Field(2000, ge=100, description="bootstrap resamples")
+    page: bool = Field(True, description="write index.html, which takes seconds")
 
 
 StageConfig = Annotated[

@@ -83,11 +83,13 @@ def test_tables_of_a_study(comparison, tmp_path):
     assert header[:6] == ["dataset", "split", "task", "protocol", "method", "n"]
     assert header[-4:] == ["experts_run", "tokens", "seconds", "note"]
     start = header.index("rougeL")
-    assert header[start : start + 6] == [
+    assert header[start : start + 8] == [
         "rougeL",
         "rougeL_low",
         "rougeL_high",
         "rougeL_delta",
+        "rougeL_delta_low",
+        "rougeL_delta_high",
         "rougeL_p",
         "rougeL_p_holm",
     ]

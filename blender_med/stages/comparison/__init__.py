@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from blender_med.stages.comparison.certainty import with_certainty
 from blender_med.stages.comparison.compare import Comparison, compare
+from blender_med.stages.comparison.diagnosis import CoverageRow, Diagnosis, QualityRow, diagnose
 from blender_med.stages.comparison.estimates import Resampling
+from blender_med.stages.comparison.experts import DuelRow, UsageRow
 from blender_med.stages.comparison.fusions import fusion_rows
+from blender_med.stages.comparison.headroom import HeadroomRow
+from blender_med.stages.comparison.paired import DifferenceRow, difference_rows
 from blender_med.stages.comparison.rankings import ranking_rows
 from blender_med.stages.comparison.rows import (
     AnswerCell,
     AnswerRow,
+    Block,
     CandidateCell,
     Changes,
     ConfusionRow,
@@ -25,19 +30,29 @@ from blender_med.stages.comparison.rows import (
 __all__ = [
     "AnswerCell",
     "AnswerRow",
+    "Block",
     "CandidateCell",
     "Changes",
     "Comparison",
     "ConfusionRow",
     "ContaminationRow",
     "CostRow",
+    "CoverageRow",
+    "Diagnosis",
+    "DifferenceRow",
+    "DuelRow",
     "Estimate",
     "FusionRow",
+    "HeadroomRow",
     "MethodRow",
+    "QualityRow",
     "RankingRow",
     "Resampling",
     "SliceRow",
+    "UsageRow",
     "compare",
+    "diagnose",
+    "difference_rows",
     "fusion_rows",
     "ranking_rows",
     "with_certainty",

@@ -9,6 +9,7 @@ import numpy as np
 from blender_med.fusers.support import SentenceSupport, read_support
 from blender_med.stages.comparison.outcomes import Outcome
 from blender_med.stages.comparison.rows import AnswerCell, AnswerRow, Block, CandidateCell
+from blender_med.stages.comparison.slices import question_slices
 from blender_med.stages.methods import MethodSettings
 from blender_med.stages.methods.board import Board, Floats, Ints
 
@@ -37,6 +38,7 @@ def answer_rows(outcomes: Sequence[Outcome], settings: MethodSettings) -> Iterat
             primary=primary,
             candidates=tuple(_candidate_cells(board, index)),
             answers=tuple(cells),
+            slices=question_slices(question),
         )
 
 
@@ -71,6 +73,7 @@ def _answer_cell(outcome: Outcome, index: int, values: Floats, labels: Ints) -> 
         confidence=None if np.isnan(confidence) else confidence,
         links="\n".join(_links(sentences)),
         flags="\n".join(_flags(sentences)),
+        sentences=tuple(sentences),
     )
 
 

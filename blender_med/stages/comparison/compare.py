@@ -53,6 +53,11 @@ class Comparison:
         for outcomes in self.outcomes:
             yield from answer_rows(outcomes, self.settings)
 
+    def blocks(self, board: Board) -> Iterator[Block]:
+        """The blocks of a board, one per split."""
+        for split in _splits(board):
+            yield Block(board.dataset, split, board.task, board.protocol)
+
 
 def compare(
     boards: Sequence[Board],
@@ -84,9 +89,8 @@ def compare(
     for outcomes in collected:
         board = outcomes[0].board
         board.metric(settings.primary(board.task))
-        for split in _splits(board):
-            block = Block(board.dataset, split, board.task, board.protocol)
-            _compare_block(block, outcomes, board.split_indices(split), resampling, result)
+        for block in result.blocks(board):
+            _compare_block(block, outcomes, board.split_indices(block.split), resampling, result)
     return result
 
 
@@ -108,7 +112,7 @@ def _compare_block(
         estimates = choice_estimates(present[0].board, present, indices, resampling)
     else:
         board = present[0].board
-        estimates = text_estimates(board, present, indices, resampling, _is_directed)
+        estimates = text_estimates(board, present, indices, resampling, is_directed)
     clean = result.contamination.clean(present[0].board, block.split)
     if clean is not None:
         estimates[f"{primary}_clean"] = clean_estimates(present, clean, primary, resampling)
@@ -122,7 +126,8 @@ def _compare_block(
     result.slices.extend(slice_rows(block, present, indices, primary, resampling))
 
 
-def _is_directed(metric: str) -> bool:
+def is_directed(metric: str) -> bool:
+    """Whether a higher value of the metric is better; others are not tested."""
     return metric not in METRICS or METRIC_SPECS[metric].directed
 
 

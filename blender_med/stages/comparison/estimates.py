@@ -83,14 +83,18 @@ def mean_estimates(
         if rival is not None and method != base and not np.isnan(own - rival).all():
             delta = float(np.nanmean(own - rival))
             units = _units(groups, ~np.isnan(own - rival))
-            p = (
-                test(own, rival)
-                if test
-                else bootstrap_p(means[:, len(kept) + column], delta, units)
-            )
-            estimate = replace(estimate, delta=delta, p=p)
+            resampled = means[:, len(kept) + column]
+            p = test(own, rival) if test else bootstrap_p(resampled, delta, units)
+            estimate = _compared(estimate, delta, resampled, p, resampling)
         result[method] = estimate
     return result
+
+
+def _compared(
+    estimate: Estimate, delta: float, resampled: Floats, p: float, resampling: Resampling
+) -> Estimate:
+    low, high = percentile_interval(resampled, resampling.alpha)
+    return replace(estimate, delta=delta, p=p, delta_low=low, delta_high=high)
 
 
 def _units(groups: Sequence[Hashable] | None, known: np.ndarray) -> int:
@@ -106,6 +110,7 @@ def macro_estimates(
     n_labels: int,
     resampling: Resampling,
     groups: Sequence[Hashable] | None,
+    base: str = BEST_SINGLE,
 ) -> dict[str, Estimates]:
     """Estimates of macro precision, recall and F1 by metric and method.
 
@@ -119,6 +124,7 @@ def macro_estimates(
         n_labels: Number of labels.
         resampling: Resamples, seed, coverage.
         groups: Group of each question, [n], or None.
+        base: Method that the others are compared with.
     """
     known = {m: np.where(answered[m], gold, -1) for m in predicted}
     kept = [m for m in predicted if (known[m] >= 0).any()]
@@ -132,18 +138,19 @@ def macro_estimates(
     )
     observed = macro_scores(columns.sum(axis=0).reshape(shape))[0]
     resampled = macro_scores(sums.reshape(shape))
-    base = kept.index(BEST_SINGLE) if BEST_SINGLE in kept else None
+    rival = kept.index(base) if base in kept else None
     result: dict[str, Estimates] = {}
     for k, metric in enumerate(("macro_precision", "macro_recall", "macro_f1")):
         result[metric] = {}
         for m, method in enumerate(kept):
             low, high = percentile_interval(resampled[:, m, k], resampling.alpha)
             estimate = Estimate(float(observed[m, k]), low, high)
-            if base is not None and m != base and (known[method] == known[kept[base]]).all():
-                delta = float(observed[m, k] - observed[base, k])
+            if rival is not None and m != rival and (known[method] == known[base]).all():
+                delta = float(observed[m, k] - observed[rival, k])
                 units = _units(groups, known[method] >= 0)
-                p = bootstrap_p(resampled[:, m, k] - resampled[:, base, k], delta, units)
-                estimate = replace(estimate, delta=delta, p=p)
+                differences = resampled[:, m, k] - resampled[:, rival, k]
+                p = bootstrap_p(differences, delta, units)
+                estimate = _compared(estimate, delta, differences, p, resampling)
             result[metric][method] = estimate
     return result
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from blender_med.data.contamination import Overlap
+from blender_med.fusers.support import SentenceSupport
 from blender_med.metrics.choice import LabelScores
 from blender_med.records import Protocol, Task
 
@@ -33,6 +34,8 @@ class Estimate:
         p: Two-sided paired p of delta = 0; None where it is not tested.
         p_holm: p adjusted within the family of the block and metric; None for upper bounds and
             for a method that gives exactly the answers of ``best_single``.
+        delta_low: Lower end of the interval of ``delta``.
+        delta_high: Upper end of it.
     """
 
     value: float
@@ -41,6 +44,8 @@ class Estimate:
     delta: float | None = None
     p: float | None = None
     p_holm: float | None = None
+    delta_low: float | None = None
+    delta_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +251,7 @@ class AnswerCell:
         confidence: Probability in 0..1 that it is right, where the method has one.
         links: What each sentence of a fused text rests on, a line each.
         flags: What is flagged in it, a line each.
+        sentences: The same, sentence by sentence; empty where the text was not checked.
     """
 
     method: str
@@ -256,6 +262,7 @@ class AnswerCell:
     confidence: float | None
     links: str = ""
     flags: str = ""
+    sentences: tuple[SentenceSupport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +270,8 @@ class AnswerRow:
     """One question with all its candidates and every method's answer.
 
     ``reference`` is the reference text or explanation, ``gold`` the label of the right option; ""
-    where there is none. ``options`` are the labelled options, one a line.
+    where there is none. ``options`` are the labelled options, one a line. ``slices`` are the
+    question's properties by which results are sliced.
     """
 
     block: Block
@@ -276,3 +284,4 @@ class AnswerRow:
     primary: str
     candidates: tuple[CandidateCell, ...]
     answers: tuple[AnswerCell, ...]
+    slices: Mapping[str, str]

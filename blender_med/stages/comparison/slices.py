@@ -14,6 +14,8 @@ from blender_med.stages.comparison.rows import Block, SliceRow
 from blender_med.stages.methods.board import Ints
 
 SLICE_KEYS = ("question_type", "subject", "specialty", "source")
+_WORDS = "question_words"
+_KEYS = (*SLICE_KEYS, _WORDS)
 _LENGTH_BANDS = (10, 25, 50, 100)
 _MOST_VALUES = 50
 _OTHER = "(other)"
@@ -32,7 +34,7 @@ def slice_rows(
     """
     board = outcomes[0].board
     values = {o.method: o.primary(primary) for o in outcomes}
-    for key in (*SLICE_KEYS, "question_words"):
+    for key in _KEYS:
         for value, chosen in _slices([board.questions[i] for i in indices.tolist()], key):
             own = indices[chosen]
             groups = question_groups(board, own)
@@ -50,15 +52,20 @@ def _slices(questions: Sequence[Question], key: str) -> Iterator[tuple[str, np.n
     if len(counts) < 2:
         return
     kept = [value for value, _ in counts.most_common(_MOST_VALUES)]
-    if key == "question_words":
+    if key == _WORDS:
         kept.sort(key=lambda band: int(band.split("-")[0].rstrip("+")))
     places = np.array([value if value in kept else _OTHER if value else "" for value in found])
     for value in [*kept, _OTHER] if len(counts) > len(kept) else kept:
         yield value, np.flatnonzero(places == value)
 
 
+def question_slices(question: Question) -> dict[str, str]:
+    """Properties of a question by which results are sliced, those that it has."""
+    return {key: value for key in _KEYS if (value := _property(question, key))}
+
+
 def _property(question: Question, key: str) -> str:
-    if key == "question_words":
+    if key == _WORDS:
         return length_band(len(question.question.split()))
     return question.meta.get(key) or ""
 
