@@ -46,8 +46,7 @@ def run(
     set_up_logging(quiet=quiet, verbose=verbose)
     stages = tuple(part.strip() for part in only.split(",")) if only else None
     selection = Selection(only=stages, start=from_, force=force)
-    overrides = [*(set_ or []), *(["dataset.strict=true"] if strict else [])]
-    opened = open_recipe(recipe, overrides, verbose=verbose)
+    opened = open_recipe(recipe, set_ or [], strict=strict, verbose=verbose)
     if dry_run:
         _print_plan(opened, selection)
     else:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from blender_med.data.loading import load_dataset_config, load_passages, load_questions
+from blender_med.data.loading import (
+    load_dataset_config,
+    load_datasets,
+    load_passages,
+    load_questions,
+)
 from blender_med.data.quarantine import Passages, QuarantinedRow, QuarantinedRows, Questions
 
 __all__ = [
@@ -11,6 +16,7 @@ __all__ = [
     "QuarantinedRows",
     "Questions",
     "load_dataset_config",
+    "load_datasets",
     "load_passages",
     "load_questions",
 ]

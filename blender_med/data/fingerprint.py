@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from blender_med.config import result_fields
 from blender_med.data.config import DATASETS, DatasetConfig
 from blender_med.store.files import canonical_sha256, tree_sha256
 
@@ -18,6 +20,14 @@ def dataset_fingerprint(config: DatasetConfig) -> str:
     if not companions:
         return _own_fingerprint(config)
     return canonical_sha256([_own_fingerprint(config), *map(tree_sha256, companions)])
+
+
+def dataset_identity(config: DatasetConfig) -> dict[str, Any]:
+    """Settings of a data set but for the place where it stands, and the hash of its content."""
+    return {
+        "dataset": result_fields(config) | {"path": None},
+        "content": dataset_fingerprint(config),
+    }
 
 
 def _own_fingerprint(config: DatasetConfig) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,6 +80,13 @@ def load_dataset_config(config: DatasetConfig) -> Questions:
     """``load_questions`` for a parsed recipe."""
     records, quarantined = _load(config, Question)
     return Questions(_wanted(records, config), quarantined)
+
+
+def load_datasets(configs: Sequence[DatasetConfig]) -> list[Questions]:
+    """``load_dataset_config`` for each; ids are unique over all of them."""
+    loaded = [load_dataset_config(config) for config in configs]
+    unique = iter(unique_ids(question for questions in loaded for question in questions))
+    return [Questions(islice(unique, len(own)), own.quarantined) for own in loaded]
 
 
 def _passages(config: DatasetConfig) -> Passages:

@@ -6,7 +6,13 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from blender_med.config import InvalidValueError, Recipe, speed_only
 from blender_med.data.config import DatasetConfig
@@ -34,6 +40,7 @@ STAGES = Registry(
 )
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Fractions = dict[str, Fraction]
 
 
 class PrepareConfig(Recipe):
@@ -41,20 +48,43 @@ class PrepareConfig(Recipe):
 
     ``splits: auto`` keeps official splits; a missing dev split is carved out by document.
     A mapping such as ``{dev: 0.3, test: 0.7}`` splits anew by document, with the run's seed.
+    A mapping such as ``{medquad: {dev: 0.3, test: 0.7}}`` does so for the data sets of these
+    types and leaves the others to ``auto``.
     """
 
     type: Literal["prepare"] = "prepare"
-    splits: Literal["auto"] | dict[str, Fraction] = "auto"
+    splits: Literal["auto"] | Fractions | dict[str, Fractions] = "auto"
     shard_size: int = speed_only(2000, ge=1)
 
     @field_validator("splits")
     @classmethod
     def _whole(cls, value: Any) -> Any:
-        if isinstance(value, dict) and not set(value) <= {"train", "dev", "test"}:
-            raise ValueError("the keys of 'splits' are train, dev and test")
-        if isinstance(value, dict) and abs(sum(value.values()) - 1) > 1e-6:
-            raise ValueError("the fractions of 'splits' must sum to 1")
+        if isinstance(value, dict):
+            for fractions in value.values() if _is_nested(value) else [value]:
+                _check_fractions(fractions)
         return value
+
+    def fractions(self, dataset_type: str) -> Fractions | None:
+        """Shares of the splits for data sets of a type; None: official splits, as ``auto``."""
+        splits: Any = None if self.splits == "auto" else self.splits
+        return splits.get(dataset_type) if _is_nested(splits) else splits
+
+    @property
+    def split_types(self) -> tuple[str, ...]:
+        """Types of data sets that ``splits`` names."""
+        return tuple(self.splits) if _is_nested(self.splits) else ()
+
+
+def _is_nested(splits: Any) -> bool:
+    inner = splits.values() if isinstance(splits, dict) else ()
+    return bool(inner) and all(isinstance(own, dict) for own in inner)
+
+
+def _check_fractions(fractions: Fractions) -> None:
+    if not set(fractions) <= {"train", "dev", "test"}:
+        raise ValueError("the keys of 'splits' are train, dev and test")
+    if abs(sum(fractions.values()) - 1) > 1e-6:
+        raise ValueError("the fractions of 'splits' must sum to 1")
 
 
 def _needs_temperature(samples: int, sampling: Sampling) -> None:
@@ -293,14 +323,16 @@ def _refuse_repeats(kind: str, names: Sequence[str]) -> None:
 class PipelineRecipe(Recipe):
     """A staged batch run: data, experts, stages.
 
-    ``experts`` are names of recipes in ``experts/``, paths of expert recipes, or inline ones.
+    ``dataset`` is one data set, or a list of them; each is split by itself, and the tables keep
+    them apart. ``experts`` are names of recipes in ``experts/``, paths of expert recipes, or
+    inline ones.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = speed_only("")
     seed: int = Field(0, ge=0, lt=2**31)
     output_dir: str = speed_only("runs")
-    dataset: DatasetConfig
+    dataset: tuple[DatasetConfig, ...] = Field(min_length=1)
     experts: tuple[str | dict[str, Any], ...] = Field(min_length=1)
     stages: tuple[StageConfig, ...] = Field(min_length=1)
 
@@ -309,12 +341,32 @@ class PipelineRecipe(Recipe):
     def _short_form(cls, tree: Any) -> Any:
         return with_long_stages(tree)
 
+    @field_validator("dataset", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return value if isinstance(value, (list, tuple)) else [value]
+
+    @field_serializer("dataset")
+    def _as_written(self, value: tuple[DatasetConfig, ...], info: SerializationInfo) -> Any:
+        trees = [one.model_dump(mode=info.mode, exclude_unset=info.exclude_unset) for one in value]
+        return trees if len(trees) > 1 else trees[0]
+
     @model_validator(mode="after")
     def _stages_once(self) -> PipelineRecipe:
         types = [stage.type for stage in self.stages]
         for name in types:
             if types.count(name) > 1:
                 raise ValueError(f"stage '{name}' stands twice in 'stages'")
+        return self
+
+    @model_validator(mode="after")
+    def _split_data_sets_are_there(self) -> PipelineRecipe:
+        types = [dataset.type for dataset in self.dataset]
+        prepare = self.stage("prepare")
+        for name in prepare.split_types if isinstance(prepare, PrepareConfig) else ():
+            if name not in types:
+                problem = f"'splits' names '{name}', no data set of this pipeline"
+                raise InvalidValueError(problem, fix=suggestion(name, types))
         return self
 
     def stage(self, name: str) -> StageConfig | None:

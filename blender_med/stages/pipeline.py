@@ -17,8 +17,16 @@ from blender_med.stages.fuser_recipes import with_long_fusers
 from blender_med.stages.ranker_recipes import with_long_rankers
 
 
-def open_recipe(path: Path, overrides: Iterable[str] = (), *, verbose: bool = False) -> Run:
+def open_recipe(
+    path: Path, overrides: Iterable[str] = (), *, strict: bool = False, verbose: bool = False
+) -> Run:
     """Read a pipeline recipe with its experts.
+
+    Args:
+        path: The recipe's file.
+        overrides: Of its keys, as ``a.b=value``.
+        strict: Load every data set strictly.
+        verbose: Let the libraries' own output through.
 
     Raises:
         ConfigError: The recipe, an override or an expert is wrong.
@@ -29,6 +37,9 @@ def open_recipe(path: Path, overrides: Iterable[str] = (), *, verbose: bool = Fa
         fix = "name one of the recipes in pipelines/, or add 'stages'"
         raise ConfigError("not a pipeline recipe: it has no 'stages'", file=file, fix=fix)
     recipe = parse(PipelineRecipe, _spelt_out(tree), file=file)
+    if strict:
+        datasets = [one.model_copy(update={"strict": True}) for one in recipe.dataset]
+        recipe = recipe.model_copy(update={"dataset": tuple(datasets)})
     experts = tuple(
         load_expert_config(expert, key=f"experts.{i}", file=file)
         for i, expert in enumerate(recipe.experts)

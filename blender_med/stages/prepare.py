@@ -7,9 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from blender_med.config import result_fields
-from blender_med.data import Questions, load_dataset_config
-from blender_med.data.fingerprint import dataset_fingerprint
+from blender_med.data import QuarantinedRows, Questions, load_datasets
+from blender_med.data.fingerprint import dataset_identity
 from blender_med.data.splits import resplit, with_dev_split
 from blender_med.errors import DataError
 from blender_med.records import Question
@@ -18,7 +17,7 @@ from blender_med.stages.config import PrepareConfig
 
 
 class Prepare(Stage):
-    """Questions of the data set with their splits; malformed rows go to ``quarantine.csv``."""
+    """Questions of the data sets with their splits; malformed rows go to ``quarantine.csv``."""
 
     name = "prepare"
     writes = Question
@@ -27,15 +26,12 @@ class Prepare(Stage):
     _quarantine: Path | None = None
 
     def identity(self) -> dict[str, Any]:
-        """The data set's settings and the hash of its files come on top of the stage's own."""
-        dataset = self.run.recipe.dataset
-        return super().identity() | {
-            "dataset": result_fields(dataset) | {"path": None},
-            "content": dataset_fingerprint(dataset),
-        }
+        """Settings of the data sets and hashes of their files come on top of the stage's own."""
+        own = [dataset_identity(dataset) for dataset in self.run.recipe.dataset]
+        return super().identity() | (own[0] if len(own) == 1 else {"datasets": own})
 
     def plan(self, shard_size: int | None) -> list[Unit]:
-        """Shards of consecutive questions; loads the data set."""
+        """Shards of consecutive questions; loads the data sets."""
         ranges = chunks(len(self._questions), shard_size or self.config.shard_size)
         return [Unit(f"{r.start:07d}-{r.stop:07d}", len(r)) for r in ranges]
 
@@ -57,22 +53,28 @@ class Prepare(Stage):
         return {"quarantine": self._quarantine} if self._quarantine else {}
 
     @cached_property
-    def _loaded(self) -> Questions:
-        return load_dataset_config(self.run.recipe.dataset)
+    def _loaded(self) -> list[Questions]:
+        return load_datasets(self.run.recipe.dataset)
 
     @cached_property
     def _questions(self) -> list[Question]:
-        if not self._loaded:
-            self._keep_quarantine()
-            fix = "check path, split and columns; quarantine.csv says why rows were refused"
-            path = self.run.recipe.dataset.path
-            raise DataError("the data set has no usable question", file=path, fix=fix)
-        if isinstance(self.config.splits, dict):
-            return resplit(self._loaded, self.config.splits, seed=self.run.recipe.seed)
-        return with_dev_split(self._loaded, seed=self.run.recipe.seed)
+        for dataset, questions in zip(self.run.recipe.dataset, self._loaded, strict=True):
+            if not questions:
+                self._keep_quarantine()
+                fix = "check path, split and columns; quarantine.csv says why rows were refused"
+                problem = f"the data set ({dataset.type}) has no usable question"
+                raise DataError(problem, file=dataset.path, fix=fix)
+        loaded = zip(self.run.recipe.dataset, self._loaded, strict=True)
+        return [question for dataset, own in loaded for question in self._split(dataset.type, own)]
+
+    def _split(self, dataset_type: str, questions: Questions) -> list[Question]:
+        fractions, seed = self.config.fractions(dataset_type), self.run.recipe.seed
+        if fractions is None:
+            return with_dev_split(questions, seed=seed)
+        return resplit(questions, fractions, seed=seed)
 
     def _keep_quarantine(self) -> None:
-        quarantined = self._loaded.quarantined
+        quarantined = QuarantinedRows(row for own in self._loaded for row in own.quarantined)
         file = self.folder / "quarantine.csv"
         if not quarantined:
             file.unlink(missing_ok=True)  # of rows that have been corrected

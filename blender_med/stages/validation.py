@@ -54,13 +54,16 @@ def validate_recipe(path: Path, overrides: Iterable[str] = ()) -> str:
 
 def _check_pipeline(file: Path, overrides: Iterable[str]) -> None:
     run = open_recipe(file, overrides)
-    check_dataset(run.recipe.dataset, file, key="dataset.path")
-    check_questions(run.recipe.dataset, file)
+    several = len(run.recipe.dataset) > 1
+    for i, dataset in enumerate(run.recipe.dataset):
+        key = f"dataset.{i}" if several else "dataset"
+        check_dataset(dataset, file, key)
+        check_questions(dataset, file, key)
     stages_of(run)
 
 
-def check_questions(dataset: DatasetConfig, file: Path) -> None:
-    """Check that a pipeline will find questions in its data set.
+def check_questions(dataset: DatasetConfig, file: Path, key: str) -> None:
+    """Check that a pipeline will find questions in its data set, which stands at ``key``.
 
     Raises:
         ConfigError: The type holds passages, or needs a path and has none.
@@ -69,27 +72,43 @@ def check_questions(dataset: DatasetConfig, file: Path) -> None:
     if loader.record is not Question:
         fix = "name a type of questions; passages are for pretraining"
         problem = "a pipeline needs questions, this type holds passages"
-        raise ConfigError(problem, file=file, key="dataset.type", value=dataset.type, fix=fix)
+        raise ConfigError(problem, file=file, key=f"{key}.type", value=dataset.type, fix=fix)
     if dataset.path is None and loader.hub is None and not loader.is_shipped:
-        fix = "name a local file or folder, for example --set dataset.path=PATH"
-        raise ConfigError(
-            f"type {dataset.type} needs a path", file=file, key="dataset.path", fix=fix
-        )
+        fix = f"name a local file or folder, for example --set {key}.path=PATH"
+        problem = f"type {dataset.type} needs a path"
+        raise ConfigError(problem, file=file, key=f"{key}.path", fix=fix)
 
 
 def check_dataset(dataset: DatasetConfig, file: Path, key: str | None) -> None:
     """Check the options and the local path of a data set; a Hub id is left for the run.
 
+    Args:
+        dataset: Its recipe.
+        file: File that the recipe stands in.
+        key: Where in it; None: it is the file.
+
     Raises:
         ConfigError: The type has no such option or column.
         DataError: The path is neither a local file or folder nor shaped like a Hub id.
     """
-    DATASETS.load(dataset.type)(dataset)
+    try:
+        DATASETS.load(dataset.type)(dataset)
+    except ConfigError as error:
+        value = {} if error.value is None else {"value": error.value}
+        place = _moved(str(error.key), key)
+        raise ConfigError(error.problem, fix=error.fix, file=file, key=place, **value) from error
     path = dataset.path
     if path is None or dataset.is_local or _looks_like_hub_id(path):
         return
     fix = "correct the path, or name a Hub id such as owner/name"
-    raise DataError("no such file, folder or Hub id", file=file, key=key, value=path, fix=fix)
+    place = _moved("dataset.path", key)
+    raise DataError("no such file, folder or Hub id", file=file, key=place, value=path, fix=fix)
+
+
+def _moved(key: str, place: str | None) -> str:
+    """A key below ``dataset`` as it stands below ``place``."""
+    below = key.removeprefix("dataset.")
+    return below if place is None else f"{place}.{below}"
 
 
 def _looks_like_hub_id(path: str) -> bool:
