@@ -13,6 +13,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
+class UnknownCommitError(ExpertError):
+    """A Hub model is not on this machine, and the Hub does not say which commit it is at."""
+
+
 def is_local(model: str) -> bool:
     """Whether ``model`` is a folder on this machine rather than a Hub id."""
     return Path(model).expanduser().is_dir()
@@ -25,7 +29,8 @@ def commit_hash(model: str, revision: str | None) -> str:
     machine without a network; only a model that is not here is looked up.
 
     Raises:
-        ExpertError: The commit is neither in the local cache nor to be had from the Hub.
+        UnknownCommitError: The commit is neither in the local cache nor to be had from the Hub.
+        ExpertError: This is no Hub id, or the Hub names no commit.
     """
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
@@ -52,7 +57,7 @@ def _looked_up(model: str, revision: str | None) -> str:
     except (HTTPError, OfflineModeIsEnabled, OSError) as error:
         reason = type(error).__name__
         problem = f"the commit of the Hub model is not known here ({reason})"
-        raise ExpertError(problem, key="model", value=model, fix=fix) from error
+        raise UnknownCommitError(problem, key="model", value=model, fix=fix) from error
     if commit is None:
         raise ExpertError("the Hub names no commit", key="model", value=model, fix=fix)
     return commit

@@ -13,6 +13,7 @@ import yaml
 
 from blender_med.config import load_yaml, parse
 from blender_med.errors import BlenderMedError, ConfigError
+from blender_med.experts.hub import UnknownCommitError
 from blender_med.records import Record
 from blender_med.registry import suggestion
 from blender_med.stages.base import Run, Stage, Unit
@@ -129,7 +130,7 @@ def dry_run(run: Run, selection: Selection) -> list[StagePlan]:
     """What ``run_pipeline`` would do; reads files only.
 
     Once a stage would run, the ones after it that read it would run too; their rows are not
-    known yet.
+    known yet. A stage without results needs no word from the Hub about its models.
     """
     names = list(run.recipe.stage_names())
     selection.check(names)
@@ -140,7 +141,7 @@ def dry_run(run: Run, selection: Selection) -> list[StagePlan]:
             inputs[stage.name] = _recorded_fingerprint(stage) or ""
             continue
         stale = [r.stage for r in stage.reads if r.stage in changed]
-        current, plan = _decide(stage, inputs, force=selection.force)
+        current, plan = _foreseen(stage, inputs, force=selection.force)
         if stale and plan.action != "run":
             plan = StagePlan(stage.name, "run", f"its input '{stale[0]}' would change", plan.rows)
         inputs[stage.name] = current
@@ -149,6 +150,16 @@ def dry_run(run: Run, selection: Selection) -> list[StagePlan]:
             plan = replace(plan, rows=stage.expected_rows())
         plans.append(plan)
     return plans
+
+
+def _foreseen(stage: Stage, inputs: dict[str, str], *, force: bool) -> tuple[str, StagePlan]:
+    try:
+        return _decide(stage, inputs, force=force)
+    except UnknownCommitError as error:
+        if read_manifest(stage.folder) or read_progress(stage.folder):
+            raise
+        reason = f"no results yet; {error.value} is not here and the Hub is out of reach"
+        return "", StagePlan(stage.name, "run", reason)
 
 
 def status(run: Run) -> list[StagePlan]:
