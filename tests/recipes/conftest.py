@@ -12,6 +12,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 MARKS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+SENTINELS = tuple(f"<extra_id_{i}>" for i in range(10))
 ROLES = ("bos_token", "pad_token", "eos_token", "unk_token", "mask_token")
 CHAT_TEMPLATE = (
     "{% for m in messages %}[INST] {{ m['content'] }} [/INST]{% endfor %}"
@@ -24,6 +25,9 @@ _SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
 _BART = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
          "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32,
          "init_std": 0.4, "decoder_start_token_id": 2}  # fmt: skip
+_T5 = {"d_model": 64, "d_kv": 32, "d_ff": 64, "num_layers": 2, "num_heads": 2,
+       "feed_forward_proj": "gated-gelu", "initializer_factor": 4.0,
+       "decoder_start_token_id": 1}  # fmt: skip
 _DEBERTA = {"relative_attention": True, "position_buckets": 16, "norm_rel_ebd": "layer_norm",
             "share_att_key": True, "pos_att_type": ["p2c", "c2p"],
             "position_biased_input": False, "type_vocab_size": 0}  # fmt: skip
@@ -46,9 +50,15 @@ _MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
         "<s> $A </s>",
     ),
     "roberta": ("Roberta", {**_SMALL, "max_position_embeddings": 130}, "<s> $A </s>"),
+    "t5": ("T5", _T5, "$A </s>"),
     "bart": ("Bart", {**_BART, "max_position_embeddings": 128}, "<s> $A </s>"),
 }
-_HEADS = {"Mistral": "ForCausalLM", "Llama": "ForCausalLM", "Bart": "ForConditionalGeneration"}
+_HEADS = {
+    "T5": "ForConditionalGeneration",
+    "Mistral": "ForCausalLM",
+    "Llama": "ForCausalLM",
+    "Bart": "ForConditionalGeneration",
+}
 
 
 def save_model(family: str, folder: Path, *, seed: int = 0, chat: bool = False) -> Path:
@@ -67,7 +77,7 @@ def save_model(family: str, folder: Path, *, seed: int = 0, chat: bool = False) 
 def byte_tokenizer(frame: str) -> Any:
     """A tokenizer that reads bytes, framed such as ``<s> $A </s>``."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate([*MARKS, *alphabet])}
+    vocabulary = {token: i for i, token in enumerate([*MARKS, *SENTINELS, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -75,8 +85,9 @@ def byte_tokenizer(frame: str) -> Any:
     tokenizer.post_processor = processors.TemplateProcessing(single=frame, special_tokens=special)
     roles = dict(zip(ROLES, MARKS, strict=True))
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, cls_token="<s>", sep_token="</s>", **roles
-    )
+        tokenizer_object=tokenizer, cls_token="<s>", sep_token="</s>",
+        additional_special_tokens=SENTINELS, **roles,
+    )  # fmt: skip
 
 
 def save_biogpt(folder: Path) -> Path:
@@ -98,7 +109,7 @@ def save_biogpt(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def paper_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder for each expert, the rankers' backbone and the metric models."""
+    """A folder for each expert, the backbones of rankers and fuser, and the metric models."""
     pytest.importorskip("sacremoses")
     folder = tmp_path_factory.mktemp("models")
     return {
@@ -107,6 +118,7 @@ def paper_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "llama-2-7b-chat": save_model("llama", folder / "llama", chat=True),
         "mistral-7b-instruct": save_model("mistral", folder / "mistral", seed=1, chat=True),
         "deberta": save_model("deberta-v2", folder / "deberta"),
+        "t5": save_model("t5", folder / "t5"),
         "roberta": save_model("roberta", folder / "roberta"),
         "bart": save_model("bart", folder / "bart"),
     }

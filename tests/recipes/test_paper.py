@@ -15,6 +15,7 @@ from rich.console import Console
 from blender_med.config import load_yaml
 from blender_med.executors.local import LocalExecutor
 from blender_med.executors.progress import ProgressDisplay
+from blender_med.fusers.genfuser import GenFuser
 from blender_med.rankers.pairranker import PairRanker
 from blender_med.recipes_folder import shipped_root
 from blender_med.records import Candidate
@@ -25,6 +26,8 @@ from blender_med.store.shards import read_parts
 
 RECIPE = shipped_root() / "pipelines" / "paper.yaml"
 RANKERS = {"long": "pairranker-deberta-v3-large", "mcq": "pairranker-mcq"}
+FUSER = "genfuser-flan-t5-xl"
+FUSED = (FUSER, f"{FUSER}-guarded", "aggregate", "concatenation")
 EXPERTS = ("biomistral-7b", "biogpt-large", "llama-2-7b-chat", "mistral-7b-instruct")
 SIZES = {"pubmedqa": 12, "medqa": 40, "medmcqa": 12, "medquad": 40}
 TOPICS = ("fever", "cough", "gout", "asthma", "flu", "scurvy", "croup", "mumps", "rickets", "lupus")
@@ -113,6 +116,12 @@ def _small(models: dict[str, Path], engine: str, output: Path) -> list[str]:
         "generate.long.sampling.max_tokens=12",
         f"score.models.bertscore={{model: {models['roberta']}, num_layers: 1}}",
         f"score.models.bartscore={{model: {models['bart']}, max_length: 100}}",
+        f"train-fuser.fusers.{FUSER}.fuser.backbone={models['t5']}",
+        f"train-fuser.fusers.{FUSER}.training={{epochs: 1, batch_size: 8, precision: float32,"
+        " report_to: [], decoding: {max_new_tokens: 8}}",
+        "fuse.fusers.genfuser.decoding={max_new_tokens: 8}",
+        "fuse.fusers.aggregate.decoding={max_new_tokens: 8}",
+        f"evaluate.faithfulness.model={models['roberta']}",
         "report.resamples=100",
     ]
     for name in RANKERS.values():
@@ -145,6 +154,8 @@ def _check(run: Run) -> None:
     for name in RANKERS.values():
         trained = PairRanker.from_pretrained(run.stage_folder("train-ranker") / name)
         assert trained.config.backbone_config.model_type == "deberta-v2"
+    fuser = GenFuser.from_pretrained(run.stage_folder("train-fuser") / FUSER)
+    assert fuser.engine.model.config.model_type == "t5"
     methods: dict[str, set[str]] = {}
     for row in _table(run, "methods.csv"):
         if row["split"] == "test":
@@ -153,8 +164,8 @@ def _check(run: Run) -> None:
     common = {"best_single", "random", "oracle", *(f"expert:{name}" for name in EXPERTS)}
     for dataset, found in methods.items():
         task = "long" if dataset == "medquad" else "mcq"
-        own = "mbr" if task == "long" else "majority_vote"
-        assert common | {own, RANKERS[task]} <= found
+        own = {"mbr", *FUSED} if task == "long" else {"majority_vote"}
+        assert common | own | {RANKERS[task]} <= found
 
 
 def test_the_graph_runs_on_tiny_models_of_the_same_architectures(
