@@ -1,25 +1,29 @@
 """The fewest comparisons that settle the first places, as MaxLogits over all pairs would.
 
-Every candidate meets four others. The additive model (:mod:`blender_med.rankers.utilities`)
-then predicts what the other comparisons would say, and how far that may be wrong; those that
-matter to a place not yet settled are made, until none is open.
+Every candidate meets four others. A model (:mod:`blender_med.rankers.utilities`) then predicts
+what the other comparisons would say, and how far that may be wrong; those that tell most of the
+places not yet settled are made, until none is open.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blender_med.rankers.utilities import AdditiveFit, Floats, additive_fit, design
+from blender_med.rankers.utilities import Floats, Prediction, predicted
 
-# A place is settled when its score differs by so many standard deviations.
-_SETTLED = 2.0
+# A place is settled when its score differs by so many standard deviations: the first, and the set
+# of the first ones.
+_FIRST_SETTLED = 2.25
+_SET_SETTLED = 1.75
 # Noise that is expected before residuals are seen: its share of the spread of the logits, and
 # the number of residuals that this expectation is worth.
-_EXPECTED_NOISE = 0.2
-_EXPECTATION_WEIGHT = 4
+_EXPECTED_NOISE = 0.3
+_EXPECTATION_WEIGHT = 8
+_NOTHING = 1e-9  # variance that is rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +42,11 @@ class Adaptive:
             return []
         if np.isnan(logits).sum() == len(logits) * (len(logits) - 1):
             return _opening(len(logits))
-        fit = additive_fit(logits)
-        filled = np.where(np.isnan(logits), fit.predicted, logits)
-        order = np.argsort(-(filled - filled.T).mean(axis=1), kind="stable")
+        known = predicted(logits)
+        order = np.argsort(-(known.logits - known.logits.T).mean(axis=1), kind="stable")
         weights = _differences(len(logits), _rivals(order, self.top_k))
-        is_open = _open(weights, filled, np.isnan(logits), fit)
-        return _most_telling(weights[is_open], np.isnan(logits))
+        is_open = _open(weights, known)
+        return _most_telling(weights[is_open], known.covariance)
 
 
 def _opening(size: int) -> list[tuple[int, int]]:
@@ -53,7 +56,7 @@ def _opening(size: int) -> list[tuple[int, int]]:
 
 
 def _rivals(order: NDArray[np.intp], top_k: int) -> NDArray[np.intp]:
-    """Pairs (ahead, behind) whose order the result rests on, [pairs, 2]."""
+    """Pairs (ahead, behind) whose order the result rests on, the first's own first, [pairs, 2]."""
     first = [(order[0], other) for other in order[1:]]
     inside, outside = order[:top_k], order[top_k:]
     return np.array(list(dict.fromkeys([*first, *((a, b) for a in inside for b in outside)])))
@@ -65,24 +68,34 @@ def _differences(size: int, rivals: NDArray[np.intp]) -> Floats:
     return (share[rivals[:, 0]] - share[rivals[:, 1]]).reshape(len(rivals), size * size)
 
 
-def _open(weights: Floats, filled: Floats, unknown: NDArray[np.bool_], fit: AdditiveFit) -> Floats:
+def _open(weights: Floats, known: Prediction) -> NDArray[np.bool_]:
     """Which differences of scores could be wrong in sign, [pairs]."""
-    predicted = weights * unknown.ravel()
-    by_fit = predicted @ design(len(filled))
-    variance = np.square(predicted).sum(axis=1) + ((by_fit @ fit.spread) * by_fit).sum(axis=1)
-    return weights @ filled.ravel() < _SETTLED * np.sqrt(variance * _noise(filled, fit))
+    variance = ((weights @ known.covariance) * weights).sum(axis=1).clip(min=0)
+    wanted = np.full(len(weights), _SET_SETTLED)
+    wanted[: len(known.logits) - 1] = _FIRST_SETTLED  # the first against each of the others
+    spread = np.sqrt(variance * _noise(known))
+    is_open: NDArray[np.bool_] = weights @ known.logits.ravel() < wanted * spread
+    return is_open
 
 
-def _noise(filled: Floats, fit: AdditiveFit) -> float:
+def _noise(known: Prediction) -> float:
     """Variance of a logit about the model: the residuals', drawn towards what is expected."""
-    expected = _EXPECTED_NOISE**2 * np.square(filled).mean()
-    total = fit.squares + _EXPECTATION_WEIGHT * expected
-    return float(total / (fit.freedom + _EXPECTATION_WEIGHT))
+    expected = _EXPECTED_NOISE**2 * np.square(known.logits).mean()
+    total = known.squares + _EXPECTATION_WEIGHT * expected
+    return float(total / (known.freedom + _EXPECTATION_WEIGHT))
 
 
-def _most_telling(weights: Floats, unknown: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """The unknown logits with the greatest share in the open differences."""
-    size = len(unknown)
-    share = np.square(weights).sum(axis=0) * unknown.ravel()
-    most = np.argsort(-share, kind="stable")[: max(2, size // 2)]
-    return [(int(k) // size, int(k) % size) for k in most if share[k] > 0]
+def _most_telling(weights: Floats, covariance: Floats) -> list[tuple[int, int]]:
+    """Comparisons that take most of the variance of these differences, one given the others."""
+    size = math.isqrt(len(covariance))
+    chosen: list[tuple[int, int]] = []
+    while len(weights) and len(chosen) < max(2, size // 2):
+        own = covariance.diagonal()
+        taken = np.square(weights @ covariance).sum(axis=0) / np.where(own > _NOTHING, own, np.inf)
+        best = int(taken.argmax())
+        if taken[best] <= _NOTHING:
+            break
+        chosen.append(divmod(best, size))
+        column = covariance[:, best]
+        covariance = covariance - np.outer(column, column) / own[best]
+    return chosen

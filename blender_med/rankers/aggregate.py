@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from blender_med.errors import ConfigError
-from blender_med.rankers.utilities import Floats, additive_fit
+from blender_med.rankers.utilities import Floats, predicted
 from blender_med.registry import suggestion
 
 _RIDGE = 1e-3
@@ -28,11 +28,11 @@ def ranks(scores: Sequence[float] | Floats) -> tuple[int, ...]:
 def completed(logits: Floats) -> Floats:
     """``logits`` with 0 on the diagonal and, where a comparison was not made, its prediction.
 
-    The others predict it by the additive model; see :func:`utilities.additive_fit`.
+    The others predict it; see :func:`utilities.predicted`.
     """
     known = np.where(np.eye(len(logits), dtype=bool), 0.0, logits.astype(np.float64))
     missing = np.isnan(known)
-    return np.where(missing, additive_fit(known).predicted, known) if missing.any() else known
+    return predicted(known).logits if missing.any() else known
 
 
 def max_logits(logits: Floats) -> Floats:
