@@ -108,21 +108,8 @@ class TransformersEngine:
         return {"input_ids": ids}
 
     def _settings(self, decoding: Decoding, beams: int) -> GenerationConfig:
-        """Every setting by name, so that none of the model's own comes in; its tokens do."""
         own = self.model.generation_config
-        return GenerationConfig(
-            num_beams=beams,
-            do_sample=False,
-            max_new_tokens=decoding.max_new_tokens,
-            length_penalty=decoding.length_penalty,
-            repetition_penalty=decoding.repetition_penalty,
-            no_repeat_ngram_size=decoding.no_repeat_ngram_size,
-            early_stopping=False,
-            min_length=0,
-            eos_token_id=self._stop_ids,
-            pad_token_id=self._pad_id,
-            **{name: getattr(own, name, None) for name in _MODEL_IDS},
-        )
+        return decoding_settings(own, decoding, beams, self._stop_ids, self._pad_id)
 
     def _generation(self, ids: list[int]) -> Generation:
         end = next((i + 1 for i, token in enumerate(ids) if token in self._stop_ids), None)
@@ -153,6 +140,33 @@ class TransformersEngine:
             ids[i, place] = torch.tensor(row)
             mask[i, place] = 1
         return ids.to(self.model.device), mask.to(self.model.device)
+
+
+def decoding_settings(
+    own: Any, decoding: Decoding, beams: int, stop_ids: int | list[int], pad_id: int
+) -> GenerationConfig:
+    """Every setting by name, so that none of the model's own comes in; its tokens do.
+
+    Args:
+        own: The model's generation configuration.
+        decoding: How a text is written.
+        beams: Number of beams.
+        stop_ids: Tokens that end a text.
+        pad_id: Token behind a text that has ended.
+    """
+    return GenerationConfig(
+        num_beams=beams,
+        do_sample=False,
+        max_new_tokens=decoding.max_new_tokens,
+        length_penalty=decoding.length_penalty,
+        repetition_penalty=decoding.repetition_penalty,
+        no_repeat_ngram_size=decoding.no_repeat_ngram_size,
+        early_stopping=False,
+        min_length=0,
+        eos_token_id=stop_ids,
+        pad_token_id=pad_id,
+        **{name: getattr(own, name, None) for name in _MODEL_IDS},
+    )
 
 
 def _stop_ids(own: int | list[int] | None, formatter: PromptFormatter) -> list[int]:
