@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from blender_med.experts.config import ExpertConfig, Sampling
 from blender_med.records import Question
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,35 @@ class Expert(Protocol):
         self, prompts: Sequence[Prompt], choices: Sequence[Sequence[str]]
     ) -> list[ChoiceScores]:
         """Log-likelihood of each choice (each starts with its own blank) after each prompt."""
+        ...
+
+    def close(self) -> None:
+        """Stop the engine and give its memory back; may be called twice."""
+        ...
+
+
+class StateExpert(Protocol):
+    """A language model that gives the hidden states of texts; see :class:`Expert`."""
+
+    config: ExpertConfig
+
+    @property
+    def revision(self) -> str:
+        """Identity of the weights."""
+        ...
+
+    def render_states(
+        self, question: Question, *, option: int | None = None, answer: str | None = None
+    ) -> Prompt:
+        """Text whose hidden states stand for a question, with one of its options or an answer."""
+        ...
+
+    def hidden_states(self, prompts: Sequence[Prompt]) -> list[NDArray[np.float32]]:
+        """Hidden states of each text, [slots, width]; of a text too long its end is read.
+
+        Raises:
+            ExpertError: The engine cannot be started, died, or has no such layer.
+        """
         ...
 
     def close(self) -> None:

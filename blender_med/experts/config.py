@@ -16,6 +16,9 @@ Quantization = Literal[
 ]
 
 
+LAST_LAYER = -1
+
+
 class Sampling(Recipe):
     """How a text is generated; every field affects the result.
 
@@ -32,6 +35,25 @@ class Sampling(Recipe):
     logprobs: bool = Field(
         False, description="also logprob_sum; costs a softmax over the vocabulary per token"
     )
+
+
+class StateConfig(Recipe):
+    """Which hidden states of a text are kept.
+
+    ``pooling``: the ``last`` token's, the ``mean`` of all, or all of them averaged down (or
+    repeated up) to a fixed number of ``slots``, which does not depend on the tokenizer.
+    ``layer`` counts as in transformers: -1 is the last, after the final norm; 0 the embeddings.
+    """
+
+    pooling: Literal["last", "mean", "slots"] = "last"
+    slots: int = Field(1, ge=1)
+    layer: int = LAST_LAYER
+
+    @model_validator(mode="after")
+    def _slots_of_their_own(self) -> StateConfig:
+        if (self.pooling == "slots") != (self.slots > 1):
+            raise ValueError("'pooling: slots' and a number of 'slots' above 1 go together")
+        return self
 
 
 class OpenAIServer(Recipe):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from blender_med.errors import ExpertError, MissingDependencyError
-from blender_med.experts.config import ExpertConfig
+from blender_med.experts.config import LAST_LAYER, ExpertConfig, StateConfig
 from blender_med.experts.devices import visible_gpus
 from blender_med.experts.hub import hub_config
 from blender_med.experts.packages import converted_folder
@@ -46,6 +46,58 @@ def engine_choice(config: ExpertConfig, *, device: str | None = None) -> tuple[s
     )
     _check_installed(config, engine)
     return engine, reason
+
+
+def check_gives_states(config: ExpertConfig, states: StateConfig) -> None:
+    """Check that an expert's recipe allows hidden states; the machine is not asked.
+
+    Raises:
+        ExpertError: A server gives no states, and vLLM those of the last layer alone.
+    """
+    if config.engine == "openai":
+        problem = f"expert '{config.name}' runs on a server, which gives no hidden states"
+        fix = "run it with 'engine: auto', or leave it out of the pipeline"
+        raise ExpertError(problem, key="engine", value=config.engine, fix=fix)
+    if config.engine == "vllm" and states.layer != LAST_LAYER:
+        problem = f"expert '{config.name}': vLLM gives the states of the last layer only"
+        fix = "set 'engine: transformers' in the expert recipe, or states.layer to -1"
+        raise ExpertError(problem, key="states.layer", value=states.layer, fix=fix)
+
+
+def state_engine_choice(
+    config: ExpertConfig, states: StateConfig, *, device: str | None = None
+) -> tuple[str, str]:
+    """Engine that gives hidden states, and why; arguments as `engine_choice`.
+
+    Raises:
+        ExpertError: As `check_gives_states` and `engine_choice`.
+        MissingDependencyError: The engine that the recipe asks for is not installed.
+    """
+    check_gives_states(config, states)
+    if states.layer == LAST_LAYER or config.engine != "auto":
+        return engine_choice(config, device=device)
+    other = config.model_copy(update={"engine": "transformers"})
+    return engine_choice(other, device=device)[0], "vLLM gives the last layer only"
+
+
+def hidden_size(config: ExpertConfig) -> int:
+    """Width of a model's hidden states.
+
+    Raises:
+        ExpertError: The configuration of the model does not say it, or is not at hand.
+    """
+    if config.engine == "fake":
+        from blender_med.experts.fake import FakeExpert
+
+        return FakeExpert(config).options.hidden_size
+    own = _model_config(config)
+    found = {**own, **(own.get("text_config") or {})}
+    for key in ("hidden_size", "n_embd", "d_model"):
+        if isinstance(found.get(key), int):
+            return int(found[key])
+    problem = f"the width of the hidden states of expert '{config.name}' is not known"
+    fix = "name a model whose config.json has 'hidden_size'"
+    raise ExpertError(problem, key="model", value=config.model or config.package, fix=fix)
 
 
 def _auto(config: ExpertConfig) -> tuple[str, str]:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import log
 from string import ascii_uppercase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from blender_med.config import Recipe, parse, speed_only
 from blender_med.errors import ExpertError
 from blender_med.experts.base import ChoiceScores, Completion, Prompt
-from blender_med.experts.config import ExpertConfig, Sampling
+from blender_med.experts.config import ExpertConfig, Sampling, StateConfig
 from blender_med.prompts.protocols import lm_eval_choices, lm_eval_prompt
 from blender_med.prompts.templates import plain_prompt
 from blender_med.prompts.truncate import fit_context
 from blender_med.records import Question
 from blender_med.store.files import canonical_sha256
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _FILLER = ("is", "often", "treated", "with", "and", "may", "cause", "the", "patient", "should")
 _LONGEST_REFERENCE = 80  # words of a reference that are remembered
@@ -32,11 +36,13 @@ class FakeOptions(Recipe):
     Attributes:
         accuracy: Share of multiple-choice questions answered right, and the share of a
             reference's words that a long answer repeats. None: knows nothing.
+        hidden_size: Width of its hidden states.
         fail_after: Raise after this many requests.
         seconds_per_request: Sleep this long for each request.
     """
 
     accuracy: float | None = Field(None, ge=0, le=1)
+    hidden_size: int = Field(8, ge=2)
     fail_after: int | None = speed_only(None, ge=0)
     seconds_per_request: float = speed_only(0.0, ge=0)
 
@@ -55,10 +61,12 @@ class FakeExpert:
     be kept; a prompt it has not rendered is answered without that knowledge.
     """
 
-    def __init__(self, config: ExpertConfig) -> None:
+    def __init__(self, config: ExpertConfig, states: StateConfig | None = None) -> None:
         self.config = config
+        self._slots = 1 if states is None else states.slots
         self.options = parse(FakeOptions, config.engine_options, key="engine_options")
         self._known: dict[str, _Known] = {}
+        self._beliefs: dict[str, float] = {}
         self._requests = 0
 
     @property
@@ -153,6 +161,37 @@ class FakeExpert:
         best = self._choice(draw, _Known(n, known.answer_index, ()))
         weights = [2.0 if i == best else 0.1 + draw.uniform() for i in range(n)]
         return tuple(log(weight / sum(weights)) for weight in weights)
+
+    def render_states(
+        self, question: Question, *, option: int | None = None, answer: str | None = None
+    ) -> Prompt:
+        """Prompt and an option or an answer behind it."""
+        prompt, choices = (
+            self.render_choices(question)
+            if question.options
+            else (self.render(question, 1), tuple[str, ...]())
+        )
+        ending = choices[option] if option is not None else f" {answer}" if answer else ""
+        whole = replace(
+            prompt, text=prompt.text + ending, tokens=_count_words(prompt.text + ending)
+        )
+        if option is not None:
+            scores = self._scores(prompt, len(choices))
+            self._beliefs[whole.sha256] = 1.0 if scores[option] == max(scores) else -1.0
+        return whole
+
+    def hidden_states(self, prompts: Sequence[Prompt]) -> list[NDArray[np.float32]]:
+        """Noise in [-1, 1); the first number is 1 for the option that it believes in, else -1."""
+        import numpy as np
+
+        rows = []
+        for prompt in prompts:
+            self._request()
+            draw = _Draw(self.config.name, prompt.text, "states")
+            noise = [2 * draw.uniform() - 1 for _ in range(self.options.hidden_size)]
+            noise[0] = self._beliefs.get(prompt.sha256, noise[0])
+            rows.append(np.tile(np.array(noise, dtype=np.float32), (self._slots, 1)))
+        return rows
 
     def _request(self) -> None:
         self._requests += 1

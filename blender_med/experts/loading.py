@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from blender_med.config import load_yaml, parse
 from blender_med.errors import ConfigError
-from blender_med.experts.base import Expert
-from blender_med.experts.config import ExpertConfig
-from blender_med.experts.engines import engine_choice, engine_key
+from blender_med.experts.base import Expert, StateExpert
+from blender_med.experts.config import ExpertConfig, StateConfig
+from blender_med.experts.engines import engine_choice, engine_key, state_engine_choice
 from blender_med.experts.hub import is_local
 from blender_med.prompts.templates import TEMPLATES
 from blender_med.registry import Registry, suggestion
@@ -127,20 +127,56 @@ def load_experts(
     A shared engine stops when the last of its experts is closed. Arguments and exceptions as
     in ``load_expert``.
     """
+
+    def choice(config: ExpertConfig) -> tuple[str, str]:
+        return engine_choice(config, device=device)
+
+    return _loaded(configs, choice, verbose=verbose, device=device, states=None)
+
+
+def load_state_experts(
+    configs: Sequence[ExpertConfig],
+    states: StateConfig,
+    *,
+    verbose: bool = False,
+    device: str | None = None,
+) -> list[StateExpert]:
+    """Experts that give hidden states, as :func:`load_experts` loads those that answer.
+
+    Raises:
+        ExpertError: Also where an expert's engine gives no such states.
+    """
+
+    def choice(config: ExpertConfig) -> tuple[str, str]:
+        return state_engine_choice(config, states, device=device)
+
+    return _loaded(configs, choice, verbose=verbose, device=device, states=states)
+
+
+def _loaded(
+    configs: Sequence[ExpertConfig],
+    choice: Callable[[ExpertConfig], tuple[str, str]],
+    *,
+    verbose: bool,
+    device: str | None,
+    states: StateConfig | None,
+) -> list[Any]:
     from blender_med.experts.local import LocalExpert, SharedEngine
 
     keys = [engine_key(config, device=device) for config in configs]
     engines: dict[str, SharedEngine] = {}
-    experts: list[Expert] = []
+    experts: list[Any] = []
     for config, engine_id in zip(configs, keys, strict=True):
-        engine, reason = engine_choice(config, device=device)
+        engine, reason = choice(config)
         _log.info("expert %s: engine %s (%s)", config.name, engine, reason)
         if engine in ENGINES:
-            experts.append(ENGINES.load(engine)(config))
+            given = () if states is None else (states,)
+            experts.append(ENGINES.load(engine)(config, *given))
             continue
         group = [c for c, k in zip(configs, keys, strict=True) if k == engine_id]
         shared = engines.setdefault(
-            engine_id, SharedEngine(engine, group, verbose=verbose, device=device)
+            engine_id,
+            SharedEngine(engine, group, verbose=verbose, device=device, states=states),
         )
         experts.append(LocalExpert(config, shared))
     return experts

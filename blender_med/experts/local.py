@@ -8,19 +8,28 @@ import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blender_med.errors import BlenderMedError, ExpertError
 from blender_med.experts.base import ChoiceScores, Completion, Prompt
-from blender_med.experts.config import ExpertConfig, Sampling
+from blender_med.experts.config import ExpertConfig, Sampling, StateConfig
 from blender_med.experts.engines import on_cuda
 from blender_med.experts.hub import commit_hash, download, is_local
 from blender_med.experts.packages import package_model_folder
 from blender_med.experts.process import EngineProcess
-from blender_med.experts.rendering import Renderer
-from blender_med.experts.requests import ChoiceRequest, EngineSpec, GenerateRequest
+from blender_med.experts.rendering import Renderer, state_budget
+from blender_med.experts.requests import (
+    ChoiceRequest,
+    EngineSpec,
+    GenerateRequest,
+    StateRequest,
+)
 from blender_med.experts.revision import model_revision
 from blender_med.experts.vllm import vllm_environment
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class SharedEngine:
@@ -31,6 +40,7 @@ class SharedEngine:
         group: Recipes of the experts that share it; their LoRA adapters are all served.
         verbose: Let its log through.
         device: ``cpu`` or ``cuda:N``; None takes CUDA where there is one.
+        states: Which hidden states it gives; None: it generates and scores.
     """
 
     def __init__(
@@ -40,12 +50,14 @@ class SharedEngine:
         *,
         verbose: bool = False,
         device: str | None = None,
+        states: StateConfig | None = None,
     ) -> None:
         self._engine = engine
         self._config = group[0]
         self._loras = tuple(dict.fromkeys(c.lora for c in group if c.lora))
         self._verbose = verbose
         self._device = device
+        self._states = states
         self._process: EngineProcess | None = None
         self._open = {config.name for config in group}
         self._lock = threading.Lock()
@@ -74,7 +86,9 @@ class SharedEngine:
     def _start(self) -> EngineProcess:
         cuda = on_cuda(self._device)
         folder, commit = model_source(self._config)
-        spec = EngineSpec(self._engine, self._config, folder, commit, self._loras, cuda)
+        spec = EngineSpec(
+            self._engine, self._config, folder, commit, self._loras, cuda, self._states
+        )
         environment = _device_environment(self._device) | _offline(folder)
         if self._engine == "vllm":
             environment |= vllm_environment(cuda, self._verbose)
@@ -178,6 +192,26 @@ class LocalExpert:
             problem = f"expert '{self.config.name}': a choice has no tokens of its own"
             raise ExpertError(problem, value=choices, fix="check the options of the question")
         return ChoiceRequest(ids, own, self.config.lora)
+
+    def render_states(
+        self, question: Any, *, option: int | None = None, answer: str | None = None
+    ) -> Prompt:
+        """Text whose states stand for a question, with one of its options or an answer."""
+        return self._renderer.render_states(question, option=option, answer=answer)
+
+    def hidden_states(self, prompts: Sequence[Prompt]) -> list[NDArray[np.float32]]:
+        """Hidden states of each text, [slots, width]; of a text too long its end is read."""
+        if not prompts:
+            return []
+        longest = state_budget(self.config)
+        requests = [
+            StateRequest(self._renderer.encode(prompt)[-longest:], self.config.lora)
+            for prompt in prompts
+        ]
+        rows: list[NDArray[np.float32]] = self._engine.call(
+            self.config.name, "hidden_states", requests
+        )
+        return rows
 
     def close(self) -> None:
         """Give the engine up; it stops when no expert needs it."""

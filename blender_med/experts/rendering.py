@@ -8,8 +8,8 @@ from typing import Any
 from blender_med.errors import ConfigError
 from blender_med.experts.base import Prompt
 from blender_med.experts.config import ExpertConfig
-from blender_med.prompts.marks import mark_pattern, neutral_question
-from blender_med.prompts.protocols import lm_eval_choices, lm_eval_prompt
+from blender_med.prompts.marks import mark_pattern, neutral_question, neutral_text
+from blender_med.prompts.protocols import lm_eval_choices, lm_eval_prompt, lm_eval_statement
 from blender_med.prompts.templates import chat_messages, plain_prompt
 from blender_med.prompts.truncate import fit_context
 from blender_med.records import Question
@@ -69,6 +69,37 @@ class Renderer:
         )
         return prompt, choices
 
+    def render_states(
+        self, question: Question, *, option: int | None = None, answer: str | None = None
+    ) -> Prompt:
+        """Text whose hidden states stand for a question.
+
+        A multiple-choice question reads as in the protocol ``lm_eval``, any other as the expert
+        is asked it. One of the options, or an answer, stands behind it.
+
+        Args:
+            question: The question.
+            option: Index of the option.
+            answer: Text of the answer.
+        """
+        safe = neutral_question(question, self._marks)
+        chat = self._chat and safe.task == "long"
+        ending = "" if option is None else lm_eval_statement(safe, option)
+        if answer is not None:
+            ending = ("" if chat else " ") + neutral_text(answer, self._marks).strip()
+        return self._fitted(
+            safe,
+            lambda context: self._asked(safe, context) + ending,
+            state_budget(self._config),
+            add_special_tokens=not chat,
+        )
+
+    def _asked(self, question: Question, context: str) -> str:
+        if question.task == "mcq":
+            return lm_eval_prompt(question, context)
+        wording = self._chat_text if self._chat else self._plain_text
+        return wording(question, context)
+
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids that the model reads."""
         return self._ids(prompt.text, prompt.add_special_tokens)
@@ -127,6 +158,11 @@ class Renderer:
             messages, tokenize=False, add_generation_prompt=True
         )
         return text
+
+
+def state_budget(config: ExpertConfig) -> int:
+    """Most tokens of a text whose hidden states are read."""
+    return config.max_model_len - 1
 
 
 def _special_tokens(tokenizer: Any) -> set[str]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from blender_med.experts.base import Completion
-from blender_med.experts.config import ExpertConfig, Sampling
+from blender_med.experts.config import ExpertConfig, Sampling, StateConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Tick = Callable[[], None]
 
@@ -24,6 +28,7 @@ class EngineSpec:
         revision: Commit of a Hub id; None for a folder.
         loras: Folders of the adapters the engine must be able to serve.
         cuda: Whether it runs on CUDA.
+        states: Which hidden states it gives; None: it generates and scores.
     """
 
     engine: str
@@ -32,6 +37,7 @@ class EngineSpec:
     revision: str | None
     loras: tuple[str, ...]
     cuda: bool
+    states: StateConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,14 @@ class ChoiceRequest:
         return all(len(choice) == 1 for choice in self.choices)
 
 
+@dataclass(frozen=True, slots=True)
+class StateRequest:
+    """One text as token ids, at least one."""
+
+    token_ids: list[int]
+    lora: str | None = None
+
+
 class Engine(Protocol):
     """A loaded model inside its process. ``tick`` is called whenever work has gone on."""
 
@@ -68,4 +82,10 @@ class Engine(Protocol):
 
     def choice_logprobs(self, requests: Sequence[ChoiceRequest], tick: Tick) -> list[list[float]]:
         """Summed log-likelihoods in nats, [n_requests][n_choices]."""
+        ...
+
+    def hidden_states(
+        self, requests: Sequence[StateRequest], tick: Tick
+    ) -> list[NDArray[np.float32]]:
+        """States as ``EngineSpec.states`` asks for, [slots, width] for each request."""
         ...

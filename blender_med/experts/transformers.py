@@ -10,15 +10,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from blender_med.errors import ExpertError
 from blender_med.experts.base import Completion
-from blender_med.experts.config import ExpertConfig, Sampling
+from blender_med.experts.config import LAST_LAYER, ExpertConfig, Sampling, StateConfig
 from blender_med.experts.drawing import SeededDraw
 from blender_med.experts.engines import resolved_dtype
-from blender_med.experts.requests import ChoiceRequest, EngineSpec, GenerateRequest, Tick
+from blender_med.experts.pooling import pooled
+from blender_med.experts.requests import (
+    ChoiceRequest,
+    EngineSpec,
+    GenerateRequest,
+    StateRequest,
+    Tick,
+)
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
-_R = TypeVar("_R", GenerateRequest, ChoiceRequest)
+_R = TypeVar("_R", GenerateRequest, ChoiceRequest, StateRequest)
 
 
 class TransformersEngine:
@@ -47,6 +56,7 @@ class TransformersEngine:
         if spec.loras:
             self._model = _with_adapters(self._model, self._adapters)
         self._batch_size = config.batch_size
+        self._states = spec.states
 
     def generate(
         self, requests: Sequence[GenerateRequest], sampling: Sampling, n: int, tick: Tick
@@ -146,13 +156,49 @@ class TransformersEngine:
             for row, (own, request) in enumerate(zip(wanted, batch, strict=True))
         ]
 
+    def hidden_states(
+        self, requests: Sequence[StateRequest], tick: Tick
+    ) -> list[NDArray[np.float32]]:
+        """States, [slots, width] for each request; rows are padded and masked as for choices."""
+        import torch
+
+        done: dict[int, NDArray[np.float32]] = {}
+        for positions in self._batches(requests):
+            batch = [requests[p] for p in positions]
+            ids = self._right_padded([request.token_ids for request in batch])
+            with torch.inference_mode(), self._adapter(batch[0].lora):
+                states = self._layer(ids)
+            for p, request, row in zip(positions, batch, states, strict=True):
+                own = row[: len(request.token_ids)].float()
+                done[p] = pooled(own, _required(self._states)).cpu().numpy()
+            tick()
+        return [done[p] for p in range(len(requests))]
+
+    def _layer(self, ids: torch.Tensor) -> torch.Tensor:
+        """Hidden states of the layer that is asked for, [batch, tokens, width]."""
+        layer = _required(self._states).layer
+        whole = layer != LAST_LAYER
+        output = self._base.base_model(ids, use_cache=False, output_hidden_states=whole)
+        if not whole:
+            last: torch.Tensor = output.last_hidden_state
+            return last
+        if not -len(output.hidden_states) <= layer < len(output.hidden_states):
+            fix = f"set states.layer to 0 ... {len(output.hidden_states) - 1}, or -1 for the last"
+            raise ExpertError("the model has no such layer", value=layer, fix=fix)
+        chosen: torch.Tensor = output.hidden_states[layer]
+        return chosen
+
+    @property
+    def _base(self) -> Any:
+        """The causal language model without the wrapper of its adapters."""
+        return self._model.get_base_model() if self._adapters else self._model
+
     def _logits(self, ids: torch.Tensor, kept: list[int]) -> torch.Tensor:
         """Logits at the positions ``kept``, [batch, len(kept), vocabulary]."""
         import torch
 
         positions = torch.tensor(kept, device=ids.device)
-        base = self._model.get_base_model() if self._adapters else self._model
-        if "logits_to_keep" in inspect.signature(base.forward).parameters:
+        if "logits_to_keep" in inspect.signature(self._base.forward).parameters:
             logits = self._model(ids, logits_to_keep=positions, use_cache=False).logits
         else:
             logits = self._model(ids, use_cache=False).logits[:, positions]
@@ -199,6 +245,12 @@ class TransformersEngine:
             return context
         self._model.set_adapter(self._adapters[lora])
         return nullcontext()
+
+
+def _required(states: StateConfig | None) -> StateConfig:
+    if states is None:
+        raise ExpertError("the engine was not started for states", fix="load it with 'states'")
+    return states
 
 
 def _load_model(spec: EngineSpec) -> Any:

@@ -6,16 +6,29 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from blender_med.errors import ExpertError
 from blender_med.experts.base import Completion
-from blender_med.experts.config import ExpertConfig, Sampling
+from blender_med.experts.config import ExpertConfig, Sampling, StateConfig
 from blender_med.experts.engines import resolved_dtype
-from blender_med.experts.requests import ChoiceRequest, EngineSpec, GenerateRequest, Tick
+from blender_med.experts.pooling import pooled
+from blender_med.experts.requests import (
+    ChoiceRequest,
+    EngineSpec,
+    GenerateRequest,
+    StateRequest,
+    Tick,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _BATCHED_TOKENS = 8192
 _GIB = 1 << 30
+_TEXT_TASK, _TOKEN_TASK = "embed", "token_embed"
 
 
 def vllm_environment(cuda: bool, verbose: bool) -> dict[str, str]:
@@ -92,6 +105,18 @@ def _rank(lora: str) -> int:
     return max([int(config["r"]), *map(int, config.get("rank_pattern", {}).values())])
 
 
+def _pooling_arguments(states: StateConfig) -> dict[str, Any]:
+    """Settings of the pooling runner: states after the final norm, neither scaled nor cut."""
+    from vllm.config import PoolerConfig
+
+    if states.pooling == "slots":
+        config = PoolerConfig(task=_TOKEN_TASK, use_activation=False)
+    else:
+        kind: Any = states.pooling.upper()
+        config = PoolerConfig(seq_pooling_type=kind, use_activation=False)
+    return {"runner": "pooling", "convert": "embed", "pooler_config": config}
+
+
 class VllmEngine:
     """vLLM's offline engine behind the protocol of ``requests.Engine``."""
 
@@ -99,6 +124,9 @@ class VllmEngine:
         from vllm import LLM
 
         arguments = vllm_arguments(spec)
+        self._states = spec.states
+        if spec.states is not None:
+            arguments |= _pooling_arguments(spec.states)
         self._adapters = {path: number for number, path in enumerate(spec.loras, start=1)}
         self._llm = LLM(**{k: v for k, v in arguments.items() if v is not None})
         self._step = self._llm.llm_engine.step
@@ -152,19 +180,46 @@ class VllmEngine:
             for request in requests
         ]
 
+    def hidden_states(
+        self, requests: Sequence[StateRequest], tick: Tick
+    ) -> list[NDArray[np.float32]]:
+        """States, [slots, width] for each request; pooled by vLLM but for slots."""
+        states = self._states
+        if states is None:
+            raise ExpertError("the engine was not started for states", fix="load it with 'states'")
+        self._prepare(tick)
+        outputs = self._llm.encode(
+            [{"prompt_token_ids": request.token_ids} for request in requests],
+            pooling_task=_TOKEN_TASK if states.pooling == "slots" else _TEXT_TASK,
+            lora_request=self._loras(requests),
+            use_tqdm=False,
+        )
+        rows = [output.outputs.data.float() for output in outputs]
+        if states.pooling == "slots":
+            return [pooled(row, states).numpy() for row in rows]
+        return [row[None].numpy() for row in rows]
+
     def _run(
         self, requests: Sequence[GenerateRequest | ChoiceRequest], settings: list[Any], tick: Tick
     ) -> list[Any]:
         if not requests:
             return []
+        self._prepare(tick)
+        prompts: Any = [{"prompt_token_ids": request.token_ids} for request in requests]
+        adapters = self._loras(requests)
+        return list(self._llm.generate(prompts, settings, lora_request=adapters, use_tqdm=False))
+
+    def _prepare(self, tick: Tick) -> None:
         # What an earlier call left in the cache would change how this one is batched.
         self._llm.reset_prefix_cache()
         engine: Any = self._llm.llm_engine
         engine.step = self._stepper(tick)
-        prompts: Any = [{"prompt_token_ids": request.token_ids} for request in requests]
+
+    def _loras(
+        self, requests: Sequence[GenerateRequest | ChoiceRequest | StateRequest]
+    ) -> Any | None:
         loras = [self._lora(request.lora) for request in requests]
-        adapters: Any = loras if any(loras) else None
-        return list(self._llm.generate(prompts, settings, lora_request=adapters, use_tqdm=False))
+        return loras if any(loras) else None
 
     def _stepper(self, tick: Tick) -> Any:
         def step() -> Any:

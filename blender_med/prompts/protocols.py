@@ -53,6 +53,17 @@ def lm_eval_choices(question: Question) -> tuple[str, ...]:
     return tuple(f" {letter}" for letter in ascii_uppercase[: len(options)])
 
 
+def lm_eval_statement(question: Question, option: int) -> str:
+    """An option written out behind the prompt: its letter where it has one, and its text.
+
+    Raises:
+        DataError: The question has no options.
+    """
+    text = required_options(question)[option]
+    choice = lm_eval_choices(question)[option]
+    return choice if question.dataset == "pubmedqa" else f"{choice}. {text}"
+
+
 def is_yes_no_maybe(options: tuple[str, ...]) -> bool:
     """Whether the options are the words yes, no and maybe (any order, case or subset of two)."""
     words = [option.strip().lower() for option in options]
