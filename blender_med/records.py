@@ -232,8 +232,31 @@ class Answer:
     support: str | None = None
 
 
-Record = Question | Passage | Candidate | Score | Ranking | FusedAnswer | Answer
-R = TypeVar("R", Question, Passage, Candidate, Score, Ranking, FusedAnswer, Answer)
+@dataclass(frozen=True, slots=True)
+class HiddenState:
+    """Where the hidden states of one text lie; (question_id, expert, text) is its key.
+
+    Attributes:
+        expert: Name of the expert, or ``question-encoder``.
+        text: ``question``, ``option:I`` (the question with option I) or ``answer:KEY`` (with the
+            candidate of that key).
+        row: Row of the array in the ``.npy`` file beside the shard.
+        tokens: Length of the text in the expert's tokens, as far as it was read.
+        truncated_tokens: Tokens of the context that were cut so that the text fits.
+        seconds: Share of the wall time of its batch; the one column that differs between runs.
+    """
+
+    question_id: str
+    expert: str
+    text: str
+    row: int
+    tokens: int = 0
+    truncated_tokens: int = 0
+    seconds: float = 0.0
+
+
+Record = Question | Passage | Candidate | Score | Ranking | FusedAnswer | Answer | HiddenState
+R = TypeVar("R", Question, Passage, Candidate, Score, Ranking, FusedAnswer, Answer, HiddenState)
 
 
 _SCHEMAS: dict[str, pa.Schema] = {}
