@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -195,7 +195,19 @@ class EmbeddingRanker(PointwiseRanker):
         self, sources: Sequence[str], groups: Sequence[Sequence[str]], *, batch_tokens: int
     ) -> list[Scored]:
         """Cosine of each candidate with its source, -1 to 1."""
-        from blender_med.rankers.encoding import cosines, unit_vectors
+        from blender_med.rankers.encoding import cosines
 
-        embed = partial(unit_vectors, self._model, pooling=self._pooling, batch_tokens=batch_tokens)
-        return cosines(self._rows(sources), [self._rows(group) for group in groups], embed)
+        rows = [self._rows(group) for group in groups]
+        return cosines(self._rows(sources), rows, self._embed(batch_tokens))
+
+    def vectors(self, texts: Sequence[str], *, batch_tokens: int = 4096) -> torch.Tensor:
+        """Embeddings of unit length, [texts, hidden]; ``batch_tokens`` as for :meth:`rank`."""
+        import torch
+
+        with torch.inference_mode():
+            return self._embed(batch_tokens)(self._rows(texts))
+
+    def _embed(self, batch_tokens: int) -> Callable[[Sequence[list[int]]], torch.Tensor]:
+        from blender_med.rankers.encoding import unit_vectors
+
+        return partial(unit_vectors, self._model, pooling=self._pooling, batch_tokens=batch_tokens)

@@ -13,7 +13,7 @@ from blender_med.config import Recipe, result_fields
 from blender_med.experts.config import ExpertConfig
 from blender_med.records import Question, R, Record
 from blender_med.stages.config import PipelineRecipe
-from blender_med.store.shards import part_paths, read_part, read_parts
+from blender_med.store.shards import part_path, part_paths, part_rows, read_part, read_parts
 
 Advance = Callable[[int], None]
 
@@ -79,7 +79,7 @@ class Stage(ABC):
     """
 
     name: ClassVar[str]
-    reads: ClassVar[tuple[Reads, ...]] = ()
+    reads: tuple[Reads, ...] = ()
     writes: ClassVar[type[Record] | None] = None
 
     def __init__(self, config: Recipe, run: Run) -> None:
@@ -110,6 +110,12 @@ class Stage(ABC):
 
         ``advance(n)`` reports n steps of progress.
         """
+
+    def is_written(self, unit: str) -> bool:
+        """Whether all that the stage writes for a unit is there."""
+        if self.writes is None:
+            return False
+        return part_rows(part_path(self.folder, unit), self.writes) is not None
 
     def discard(self) -> None:  # noqa: B027
         """Remove what the stage keeps across changes of its settings; ``--force`` asks for it."""

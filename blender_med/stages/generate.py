@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from functools import partial
 from queue import Queue
-from typing import Any
+from typing import Any, TypeVar
 
 from blender_med.config import result_fields
 from blender_med.errors import ConfigError
@@ -25,6 +25,7 @@ from blender_med.stages.config import GenerateConfig
 from blender_med.store.cache import GenerationCache
 
 Done = tuple[Unit, list[Candidate]]
+T = TypeVar("T")
 
 
 class Generate(Stage):
@@ -83,7 +84,7 @@ class Generate(Stage):
                 yield from self._serve(group, advance, slots[0] if slots else None)
         else:
             tasks = [partial(self._serve, group, advance) for group in groups]
-            yield from _side_by_side(tasks, slots)
+            yield from side_by_side(tasks, slots)
 
     def _groups(self, units: Sequence[Unit]) -> list[list[tuple[ExpertConfig, list[Unit]]]]:
         """Experts with work to do, grouped by the engine that serves them."""
@@ -145,12 +146,12 @@ def check_sampling(expert: ExpertConfig, config: GenerateConfig) -> None:
             raise ConfigError(problem, key=key, value=sampling.max_tokens, fix=fix)
 
 
-def _side_by_side(
-    tasks: Sequence[Callable[[str | None], Iterator[Done]]], slots: Sequence[str | None]
-) -> Iterator[Done]:
+def side_by_side(
+    tasks: Sequence[Callable[[str | None], Iterator[T]]], slots: Sequence[str | None]
+) -> Iterator[T]:
     """Results of all tasks as they come, at most one task at a time on each slot."""
-    waiting: Queue[Callable[[str | None], Iterator[Done]]] = Queue()
-    results: Queue[Done | BaseException | None] = Queue(maxsize=len(slots))
+    waiting: Queue[Callable[[str | None], Iterator[T]]] = Queue()
+    results: Queue[T | BaseException | None] = Queue(maxsize=len(slots))
     stop = threading.Event()
     for task in tasks:
         waiting.put(task)
@@ -174,7 +175,7 @@ def _side_by_side(
         _drain(results, threads)
 
 
-def _until_all_end(results: Queue[Any], running: int) -> Iterator[Done]:
+def _until_all_end(results: Queue[Any], running: int) -> Iterator[Any]:
     while running:
         item = results.get()
         if isinstance(item, BaseException):

@@ -273,9 +273,7 @@ def _is_complete(stage: Stage, manifest: Manifest) -> bool:
 
 
 def _finished(stage: Stage, units: Sequence[str]) -> list[str]:
-    if stage.writes is None:
-        return []
-    return [u for u in units if part_rows(part_path(stage.folder, u), stage.writes) is not None]
+    return [unit for unit in units if stage.is_written(unit)]
 
 
 def _bring_up_to_date(
