@@ -287,11 +287,12 @@ def test_methods_of_the_other_task_are_passed_over(clinic, exam):
 
 
 def test_all_methods_run_on_what_they_apply_to(clinic, exam):
-    for board in (clinic, exam):
+    boards = clinic, exam, replace(exam, protocol="lm_eval")
+    for board in boards:
         names = method_names(board, SETTINGS)
         found = {a.method for a in answer_board(board, SETTINGS)}
         assert found == set(names)
-    bases = {n.partition(":")[0] for b in (clinic, exam) for n in method_names(b, SETTINGS)}
+    bases = {n.partition(":")[0] for b in boards for n in method_names(b, SETTINGS)}
     assert bases == set(METHODS) - {"self_consistency"}
 
 

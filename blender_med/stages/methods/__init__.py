@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from blender_med.records import Task
+from blender_med.records import Protocol, Task
 from blender_med.registry import Registry
 
 BEST_SINGLE = "best_single"
@@ -48,12 +48,14 @@ class MethodSpec:
         tasks: Tasks it applies to.
         argument: What follows the colon of its name; None where nothing does.
         fitted: Splits it learns from; it needs a question with a known answer in one of them.
+        protocols: Protocols of the candidates that it applies to.
     """
 
     target: str
     tasks: tuple[Task, ...] = ("mcq", "long")
     argument: Literal["expert", "metric"] | None = None
     fitted: tuple[str, ...] = ()
+    protocols: tuple[Protocol, ...] = ("lm_eval", "generative")
 
 
 _HERE = "blender_med.stages.methods"
@@ -64,6 +66,12 @@ METHOD_SPECS: dict[str, MethodSpec] = {
     "constant": MethodSpec(f"{_HERE}.single:constant", ("mcq",), fitted=("train", "dev")),
     "majority_vote": MethodSpec(f"{_HERE}.voting:majority_vote", ("mcq",)),
     "weighted_vote": MethodSpec(f"{_HERE}.voting:weighted_vote", ("mcq",), fitted=("dev",)),
+    "mean_logprob": MethodSpec(
+        f"{_HERE}.likelihood:mean_logprob", ("mcq",), protocols=("lm_eval",)
+    ),
+    "stacking": MethodSpec(
+        f"{_HERE}.likelihood:stacking", ("mcq",), fitted=("train", "dev"), protocols=("lm_eval",)
+    ),
     "self_consistency": MethodSpec(f"{_HERE}.voting:self_consistency", ("mcq",), "expert"),
     "mbr": MethodSpec(f"{_HERE}.mbr:mbr", ("long",)),
     ORACLE: MethodSpec(f"{_HERE}.single:oracle", argument="metric"),

@@ -82,12 +82,13 @@ def _with_arguments(base: str, board: Board, settings: MethodSettings) -> list[s
 
 def _applies(name: str, board: Board) -> bool:
     base, _, argument = name.partition(":")
-    if board.task not in METHOD_SPECS[base].tasks:
+    spec = METHOD_SPECS[base]
+    if board.task not in spec.tasks or board.protocol not in spec.protocols:
         return False
     if base == "self_consistency":
         samples = Counter(c.question_id for c in board.candidates if c.expert == argument)
         return max(samples.values(), default=0) > 1
-    return METHOD_SPECS[base].argument != "expert" or argument in board.experts
+    return spec.argument != "expert" or argument in board.experts
 
 
 def _is_fitted(name: str, board: Board, settings: MethodSettings) -> bool:
