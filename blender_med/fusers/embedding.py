@@ -211,9 +211,7 @@ class EmbeddingFuser(PreTrainedModel):
             raise ConfigError(problem, key="path", value=str(path), fix=fix)
         if experts is not None:
             check_experts(config, experts)
-        model = load_pretrained(
-            super(), path, dtype="float32", revision=revision, use_safetensors=True
-        )
+        model = load_pretrained(super(), path, dtype="float32", revision=revision)
         if config.decoder_config is not None:
             model._tokenizer = load_tokenizer(path, revision)
         return model.to(device) if device is not None else model
