@@ -13,8 +13,9 @@ quickstart: setup ## Run the small ensemble on the sample questions, on this mac
 	$(BIN)/blender-med experts prepare smollm2-135m gemma3-270m
 	$(BIN)/blender-med run pipelines/quickstart.yaml
 
+# One thread per process: side by side, the tests' small models are faster so.
 test: setup ## Run the fast tests
-	$(BIN)/pytest -m "not slow and not gpu and not network"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 -m "not slow and not gpu and not network"
 
 slow: setup ## Run the slow tests: real models, training, vLLM engines
 	$(BIN)/pytest -m "slow and not gpu and not network"
