@@ -24,6 +24,7 @@ Drawing = alt.Chart | alt.LayerChart
 Rows = list[dict[str, Any]]
 _ROW_HEIGHT = 26
 _LOG_FROM = 10.0  # ratio of the largest to the smallest cost from which the axis is logarithmic
+_MOST_NUMBERED = 6  # columns of a matrix that leave room for numbers in its cells
 PART_NAMES = {
     "gain": "gained over the best single expert",
     "ranker_regret": "lost by the choice (ranker regret)",
@@ -229,7 +230,7 @@ def _matrix(cells: Rows, rows: Sequence[str], columns: Sequence[str]) -> alt.Lay
     if not cells:
         return None
     base = alt.Chart(alt.Data(values=cells), height=alt.Step(_ROW_HEIGHT))
-    above = alt.Axis(orient="top", labelAngle=-35, labelAlign="left", labelLimit=150, domain=False)
+    above = alt.Axis(orient="top", labelAngle=-60, labelAlign="left", labelLimit=120, domain=False)
     x = alt.X("column:N", sort=list(columns), title=None, axis=above)
     y = alt.Y("row:N", sort=list(rows), title=None, axis=alt.Axis(domain=False))
     signs = alt.Scale(domain=["above", "below"], range=["var(--blue)", "var(--orange)"])
@@ -240,6 +241,8 @@ def _matrix(cells: Rows, rows: Sequence[str], columns: Sequence[str]) -> alt.Lay
         opacity=alt.Opacity("opacity:Q", scale=None, legend=None),
         description="tip:N",
     )
+    if len(columns) > _MOST_NUMBERED:
+        return alt.layer(boxes)
     return boxes + base.mark_text(aria=False).encode(x=x, y=y, text="text:N")
 
 

@@ -32,6 +32,7 @@ from blender_med.stages.comparison.rows import Block
 from blender_med.stages.methods import BEST_SINGLE
 
 _MOST_SLICES = 8
+_SLICE_NAMES = {"question_words": "length of the question in words"}
 _MOST_METHODS = 10
 
 
@@ -188,7 +189,7 @@ def _slices(rows: Sequence[SliceRow], verdict: Verdict) -> Iterator[Figure]:
         own = [row for row in rows if row.slice == key and row.method in methods]
         values = list(dict.fromkeys(row.value for row in own))[:_MOST_SLICES]
         shown = [row for row in own if row.value in values]
-        name = key.replace("_", " ")
+        name = _SLICE_NAMES.get(key, key.replace("_", " "))
         head = ("value", "method", "n", "difference")
         cells = ((r.value, r.method, str(r.n), signed(r.estimate.delta)) for r in shown)
         title, text = f"By {name}", "Difference to the best single expert; no tests are made here."

@@ -63,9 +63,9 @@ def _config() -> dict[str, Any]:
         "background": "transparent",
         # Texts are measured in a font of Arial's widths; a wider one needs the padding.
         "font": "Arial, Helvetica, Liberation Sans, sans-serif",
-        "padding": {"left": 16, "right": 16, "top": 4, "bottom": 4},
+        "padding": {"left": 16, "right": 28, "top": 4, "bottom": 4},
         "axis": {**text, **size, **axis, "labelLimit": 170, "titlePadding": 10, "tickCount": 6},
-        "legend": {**text, **size, "orient": "top", "title": None, "columns": 3, "labelLimit": 170},
+        "legend": {**text, **size, "orient": "top", "title": None, "columns": 2, "labelLimit": 190},
         "view": {"stroke": None},
         "text": {"fontSize": FONT_SIZE - 1, "fill": "var(--text)"},
     }
