@@ -52,6 +52,7 @@ SCRIPT = Path(__file__).with_name("pairranker_peer.py")
 PACKAGES = ("llm-blender==0.0.2", "transformers==4.46.3")
 PEER_BATCH = 8  # questions; its default
 TOP_K = 3
+CHECKED = 4  # candidates of each question whose logits are checked
 OURS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
     "bfloat16": {"dtype": "bfloat16"},
@@ -195,6 +196,7 @@ def compared(
 ) -> dict[str, Any]:
     """All measurements of one ranker."""
     slices = [rows[start : start + chosen.slice] for start in range(0, len(rows), chosen.slice)]
+    few = [(question, texts[:CHECKED]) for question, texts in rows[: chosen.checked]]
     peer = Peer(SCRIPT, PACKAGES)
     with tempfile.TemporaryDirectory() as folder:
         export_pairrm(ranker, folder)
@@ -202,13 +204,13 @@ def compared(
         sides = {"peer": peers(peer, PEER_BATCH)}
         sides |= {name: ours(ranker, settings) for name, settings in OURS.items()}
         for side in sides.values():  # unmeasured
-            side(rows[:1])
-        difference = largest_difference(ranker, peer, rows[: chosen.checked])
+            side(few[:1])
+        difference = largest_difference(ranker, peer, few)
         measured = measure(sides, slices, chosen.peer_slices)
         peer.close()
     result = summary(measured, len(rows))
     result["largest_difference_from_peer"] = difference
-    result["padding_share"] = padding_share(ranker, rows[: chosen.checked])
+    result["padding_share"] = padding_share(ranker, few)
     result["matrix_products"] = speed_of_products(ranker, measured, rows)
     result["seconds"] = {name: own.seconds for name, own in measured.items()}
     return result | {"requirements": requirements(result, is_trained=is_trained)}
@@ -264,7 +266,7 @@ def main() -> None:
     parser.add_argument("--deberta-questions", type=int, default=2)
     parser.add_argument("--slice", type=int, default=16, help="questions ranked in one call")
     parser.add_argument("--peer-slices", type=int, default=1, help="slices the peer takes part in")
-    parser.add_argument("--checked", type=int, default=3, help="questions of the check of logits")
+    parser.add_argument("--checked", type=int, default=8, help="questions of the check of logits")
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 256])
     choices = ["minilm", "deberta"]
     parser.add_argument("--backbones", nargs="+", choices=choices, default=choices)
