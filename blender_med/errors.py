@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 _UNSET: Any = object()
 _LONGEST_VALUE = 200
+# Names under which keys and passwords stand in settings.
+SECRET_NAME = re.compile(
+    r"(^|[._-])(api[_-]?keys?|api[_-]?key[_-]?env|access[_-]?keys?|(hf|hub|auth|access)[_-]?token"
+    r"|token|secret|password|passwd|authorization)$",
+    re.IGNORECASE,
+)
+_SECRETS = (
+    re.compile(r"(?<![A-Za-z0-9])(sk-|hf_|gh[pousr]_)[A-Za-z0-9_-]{16,}"),
+    re.compile(r"(?i)(bearer\s+)[A-Za-z0-9._~+/=-]{16,}"),
+    re.compile(r"(://)[^/\s:@]+:[^/\s@]+(?=@)"),
+    re.compile(r"(?i)([?&][\w-]*(?:key|token|secret|password)=)[^&\s'\"]+"),
+    re.compile(
+        r"(?i)(['\"](?:api[_-]?key|(?:hf|hub|auth|access)[_-]?token|token|secret|password|passwd"
+        r"|authorization)['\"]\s*:\s*)(?:'[^']*'|\"[^\"]*\")"
+    ),
+)
 
 
 class BlenderMedError(Exception):
@@ -53,9 +70,17 @@ def _message(
     where = [str(file)] if file is not None else []
     where += [f"row {row}"] if row is not None else []
     where += [f"key '{key}'"] if key is not None else []
-    received = "" if value is _UNSET else f" (received {shorten(repr(value))})"
+    shown = "***" if SECRET_NAME.search(key or "") else shorten(repr(value))
+    received = "" if value is _UNSET else f" (received {shown})"
     prefix = ", ".join(where) + ": " if where else ""
-    return f"{prefix}{problem}{received}. Fix: {fix}"
+    return redacted(f"{prefix}{problem}{received}. Fix: {fix}")
+
+
+def redacted(text: str) -> str:
+    """``text`` with what looks like an API key or a password replaced by ``***``."""
+    for secret in _SECRETS:
+        text = secret.sub(r"\1***", text)
+    return text
 
 
 def shorten(text: str, longest: int = _LONGEST_VALUE) -> str:

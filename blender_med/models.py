@@ -118,6 +118,7 @@ def load_pretrained(
             source,
             dtype=torch_dtype(dtype),
             output_loading_info=True,
+            trust_remote_code=False,  # unset, transformers would ask on a terminal
             ignore_mismatched_sizes=True,  # so that the check below can name them
             use_safetensors=None if allow_pickle else True,
             **settings,
@@ -174,7 +175,9 @@ def load_config(model: str | Path, revision: str | None = None) -> Any:
     if folder is not None:
         read_config(folder)
     with explained(model):
-        return AutoConfig.from_pretrained(str(folder or model), revision=revision)
+        return AutoConfig.from_pretrained(
+            str(folder or model), revision=revision, trust_remote_code=False
+        )
 
 
 def load_tokenizer(model: str | Path, revision: str | None = None, **settings: Any) -> Any:
@@ -188,7 +191,9 @@ def load_tokenizer(model: str | Path, revision: str | None = None, **settings: A
 
     source = str(local_folder(model) or model)
     with quiet(), explained(model):
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, **settings)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=False, **settings
+        )
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         fix = "save its tokenizer beside the weights (tokenizer.json or the vocabulary's files)"
         raise DataError("the model has no tokenizer", file=source, fix=fix)

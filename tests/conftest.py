@@ -1,8 +1,12 @@
-"""Fixtures for the whole suite: a private cache, the real data where it is at hand."""
+"""Fixtures for the whole suite: a private cache, the real data, a server that misbehaves."""
 
 from __future__ import annotations
 
 import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +142,89 @@ def tiny_fuser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     T5ForConditionalGeneration(config).save_pretrained(folder)
     wrapped.save_pretrained(folder)
     return folder
+
+
+class Server(ThreadingHTTPServer):
+    """Answers each request by the next of ``script``, and normally when that is empty.
+
+    A step is a status with content and headers, None (a normal answer), or ``close``, ``hang``,
+    ``half`` (of an answer) or ``stop`` (the server ends).
+    """
+
+    block_on_close = False
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
+        self.script: list[Any] = []
+        self.bodies: list[dict[str, Any]] = []
+        self.times: list[float] = []
+        self.tokens: set[str] = set()
+        self.lock = threading.Lock()
+        self.echoes = True
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with self.server.lock:
+            self.server.bodies.append(body)
+            self.server.times.append(time.monotonic())
+            self.server.tokens.add(self.headers.get("authorization", ""))
+            step = self.server.script.pop(0) if self.server.script else None
+        if step in ("close", "hang", "half", "stop"):
+            self.close_connection = True
+            return self.stop_short(step, json.dumps(self.reply(body)).encode())
+        status, content, headers = step or (200, json.dumps(self.reply(body)), {})
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        data = content.encode()
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def stop_short(self, how: str, data: bytes) -> None:
+        if how == "hang":
+            time.sleep(4)
+        elif how == "stop":
+            self.server.shutdown()
+            self.server.server_close()
+        elif how == "half":
+            self.send_response(200)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2])
+
+    def reply(self, body: dict[str, Any]) -> dict[str, Any]:
+        if self.path.endswith("/chat/completions"):
+            text = f"{body['messages'][-1]['content']} seed {body['seed']}"
+            time.sleep(0.01 * (body["seed"] % 3))
+            choice: dict[str, Any] = {"message": {"content": text}, "finish_reason": "length"}
+            if body.get("logprobs") is True:
+                choice["logprobs"] = {"content": [{"token": "a", "logprob": -0.5}] * 3}
+            return {"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 16}}
+        if not body.get("echo"):
+            plain: dict[str, Any] = {"text": f"plain {body['prompt']}", "finish_reason": "stop"}
+            if body.get("logprobs") == 1:
+                plain["logprobs"] = {"token_logprobs": [-0.25, -0.5]}
+            return {"choices": [plain]}
+        return {"choices": [self.scored(i, text) for i, text in enumerate(body["prompt"])]}
+
+    def scored(self, index: int, text: str) -> dict[str, Any]:
+        """One token a character; a character's log-probability is minus its code / 100."""
+        logprobs = [None, *(-ord(c) / 100 for c in text[1:])] if self.server.echoes else []
+        return {"index": index, "logprobs": {"token_logprobs": [*logprobs, -9.0]}}
+
+    def log_message(self, *_: Any) -> None:
+        return None
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        yield running
+        running.shutdown()

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Annotated
 
 import typer
 
 from blender_med import __version__
-from blender_med.cli import blend, compare, data, experts, grades, recipes, run, train, validate
-from blender_med.errors import BlenderMedError, ConfigError
+from blender_med.cli import (
+    blend,
+    compare,
+    data,
+    doctor,
+    experts,
+    export,
+    grades,
+    recipes,
+    run,
+    train,
+    validate,
+)
+from blender_med.errors import BlenderMedError, ConfigError, StoreError
 
 app = typer.Typer(
     name="blender-med",
@@ -26,6 +39,8 @@ app.command("validate")(validate.validate)
 app.command("blend")(blend.blend)
 app.command("rank")(blend.rank)
 app.command("fuse")(blend.fuse)
+app.command("export")(export.export)
+app.command("doctor")(doctor.doctor)
 app.command("train")(train.train)
 app.command("rank-graded")(grades.rank_graded)
 app.add_typer(data.app, name="data")
@@ -33,6 +48,10 @@ app.add_typer(experts.app, name="experts")
 app.add_typer(recipes.app, name="recipes")
 
 _INTERRUPTED = 130
+# Disk full, quota, read-only, no permission, file too large: no bug, wherever it comes up.
+_OF_THE_MACHINE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG,
+}  # fmt: skip
 
 
 def _version(value: bool) -> None:
@@ -58,13 +77,23 @@ def run_app() -> int:
     try:
         code = app(standalone_mode=False)
     except BlenderMedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+        return _report(error)
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        problem = f"the system refuses: {error.strerror}"
+        fix = "free disk space or get the rights to this file, then run the same command again"
+        return _report(StoreError(problem, file=error.filename, fix=fix))
     except Exception as error:
         return _usage_or_raise(error)
     if code == _INTERRUPTED:
         print("stopped; run the same command again to continue", file=sys.stderr)
     return code if isinstance(code, int) else 0
+
+
+def _report(error: BlenderMedError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2 if isinstance(error, ConfigError) else 1
 
 
 def _usage_or_raise(error: Exception) -> int:

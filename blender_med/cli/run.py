@@ -55,16 +55,21 @@ def run(
 
 def status(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on until the run ends.")] = False,
 ) -> None:
-    """Show which stages of a run are finished."""
+    """Show which stages of a run are finished, and how far a running one is."""
+    from blender_med.cli.live import print_live, watch_live
     from blender_med.stages import runner
 
     opened = runner.open_run(run_folder)
+    if watch:
+        watch_live(opened.folder)
     words = {"skip": "finished", "resume": "unfinished", "run": "not started"}
     _print_table(
         f"{opened.recipe.name}",
         [(p.name, words[p.action], _count(p.rows), p.reason) for p in runner.status(opened)],
     )
+    print_live(opened.folder)
 
 
 def report(
@@ -83,11 +88,18 @@ def _run(opened: Run, selection: Selection, *, quiet: bool) -> None:
     from blender_med.cli.console import stderr
     from blender_med.executors.local import LocalExecutor
     from blender_med.executors.progress import ProgressDisplay
+    from blender_med.reports.tracking import track
     from blender_med.stages.runner import run_pipeline
+    from blender_med.store import heartbeat
     from blender_med.store.lock import run_lock
 
-    with run_lock(opened.folder):
-        run_pipeline(opened, LocalExecutor(ProgressDisplay(stderr, quiet=quiet)), selection)
+    file = opened.folder / heartbeat.FILE
+    with run_lock(opened.folder), track(opened) as tracker:
+        try:
+            display = ProgressDisplay(stderr, quiet=quiet, file=file)
+            run_pipeline(opened, LocalExecutor(display), selection, tracker.stage_ended)
+        finally:
+            heartbeat.remove_heartbeat(file)
     if not quiet:
         _print_result(opened)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,6 +17,11 @@ from blender_med.errors import DataError
 # A zip bomb unpacks to petabytes; the largest real file here is a few hundred megabytes.
 MAX_FILE_BYTES = 1 << 30
 MAX_ZIP_BYTES = 8 << 30
+# What damaged archives raise, depending on where they are damaged.
+_UNREADABLE = (
+    OSError, EOFError, ValueError, OverflowError, NotImplementedError,
+    struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
+)  # fmt: skip
 _HUB_FILES = {"dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json"}
 _SPLIT_WORDS = {
     "train": ("train", "training"),
@@ -60,7 +67,7 @@ class SourceFile:
         try:
             data = self.opener()
             return _gunzipped(data) if self.suffix == ".gz" else data
-        except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
+        except _UNREADABLE as error:
             raise RowError(f"the file cannot be read: {error}") from error
         except RuntimeError as error:  # zipfile's way of saying that an entry is encrypted
             raise RowError(f"the zip entry cannot be opened: {error}") from error
@@ -78,7 +85,7 @@ def source_files(path: Path, suffixes: tuple[str, ...]) -> Iterator[SourceFile]:
     if path.is_dir():
         yield from _folder_files(path, suffixes)
     elif path.suffix.lower() == ".zip":
-        if not zipfile.is_zipfile(path):
+        if not _is_zip(path):
             raise DataError("not a zip file, or a damaged one", file=path, fix="download it again")
         yield from _zip_files(path, suffixes)
     elif path.is_file():
@@ -113,10 +120,19 @@ def _folder_files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[SourceFil
             continue
         if path.suffix.lower() != ".zip":
             yield _local(path, inner)
-        elif zipfile.is_zipfile(path):
+        elif _is_zip(path):
             yield from _zip_files(path, suffixes)
         else:
             yield SourceFile(str(path), inner, _refusal("not a zip file, or a damaged one"))
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether the table of contents can be read; ``zipfile.is_zipfile`` looks at its mark only."""
+    try:
+        with zipfile.ZipFile(path):
+            return True
+    except _UNREADABLE:
+        return False
 
 
 def _zip_files(path: Path, suffixes: tuple[str, ...]) -> Iterator[SourceFile]:

@@ -1,11 +1,16 @@
-"""Progress of a stage: a bar with rate and time left on a terminal, log lines elsewhere."""
+"""Progress of a stage: a bar with rate and time left on a terminal, log lines elsewhere.
+
+A run also keeps it in a file, from which ``blender-med status`` shows it in another terminal.
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -20,9 +25,12 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from blender_med.store.heartbeat import Heartbeat, write_heartbeat
+
 logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_BEATS = 2.0
 
 
 class ProgressDisplay:
@@ -31,15 +39,31 @@ class ProgressDisplay:
     Args:
         console: Where bars go; log lines are written instead when it is no terminal.
         quiet: Show nothing.
+        file: Where the progress is kept for others to read; None keeps none.
     """
 
-    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+    def __init__(self, console: Console, *, quiet: bool = False, file: Path | None = None) -> None:
         self._console = console
         self._quiet = quiet
+        self._file = file
 
     @contextmanager
     def stage(self, name: str, total: int, finished: int = 0) -> Iterator[Callable[[int], None]]:
         """Yield ``advance(n)`` for a stage of ``total`` steps, ``finished`` of them done before."""
+        with self._shown(name, total, finished) as show:
+            if self._file is None:
+                yield show
+                return
+            with _Heartbeat(self._file, name, total, finished) as beat:
+
+                def advance(steps: int) -> None:
+                    show(steps)
+                    beat.advance(steps)
+
+                yield advance
+
+    @contextmanager
+    def _shown(self, name: str, total: int, finished: int) -> Iterator[Callable[[int], None]]:
         if self._quiet:
             yield lambda n: None
         elif self._console.is_terminal:
@@ -84,3 +108,45 @@ class _LogLines:
         left = (self._total - self._done) / rate if rate else 0.0
         message = "%s: %d of %d, %.1f/s, %.0f s left"
         logger.info(message, self._name, self._done, self._total, rate, left)
+
+
+class _Heartbeat:
+    """Writes the state of a stage every two seconds at most; a thread does it where work is slow.
+
+    The clock of the process counts, so that a change of the machine's does no harm.
+    """
+
+    def __init__(self, file: Path, name: str, total: int, finished: int) -> None:
+        self._file, self._name, self._total = file, name, total
+        self._first = self._done = finished
+        self._started = self._stepped = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> _Heartbeat:
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def advance(self, steps: int) -> None:
+        self._done += steps
+        self._stepped = time.monotonic()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(_SECONDS_BETWEEN_BEATS):
+            self._write()
+
+    def _write(self) -> None:
+        now = time.monotonic()
+        rate = (self._done - self._first) / max(self._stepped - self._started, 1e-9)
+        write_heartbeat(
+            self._file,
+            Heartbeat(
+                stage=self._name, total=self._total, done=self._done, rate=rate,
+                seconds=now - self._started, silent=now - self._stepped,
+            ),
+        )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -58,6 +59,35 @@ class ChoiceScores:
 
     logprobs: tuple[float, ...]
     prompt_tokens: int
+
+
+def checked_completion(made: Completion) -> Completion:
+    """``made``, where it is what it should be.
+
+    Raises:
+        ValueError: A field is of another type, a count negative, or the sum no number.
+    """
+    if not isinstance(made, Completion) or not isinstance(made.text, str):
+        raise ValueError("not a text")
+    if not isinstance(made.finish_reason, str):
+        raise ValueError("the finish reason is no text")
+    for count in (made.prompt_tokens, made.completion_tokens):
+        if type(count) is not int or not 0 <= count < 2**31:
+            raise ValueError("not a number of tokens")
+    if made.logprob_sum is not None:
+        finite(made.logprob_sum)
+    return made
+
+
+def finite(value: object) -> float:
+    """A log-probability as a number.
+
+    Raises:
+        ValueError: It is none, or not finite.
+    """
+    if type(value) not in (int, float) or not abs(value) < math.inf:  # type: ignore[arg-type]
+        raise ValueError("a log-probability is no finite number")
+    return float(value)  # type: ignore[arg-type]
 
 
 class Expert(Protocol):

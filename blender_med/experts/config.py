@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from blender_med.config import Recipe, speed_only
+from blender_med.config import InvalidValueError, Recipe, speed_only
+from blender_med.errors import SECRET_NAME
 
 Engine = Literal["auto", "vllm", "transformers", "openai", "fake"]
 Quantization = Literal[
@@ -64,11 +65,19 @@ class OpenAIServer(Recipe):
     """
 
     base_url: str = Field(pattern=r"^https?://")
-    api_key_env: str | None = None
+    api_key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     timeout: float = speed_only(60.0, gt=0, description="seconds per request")
     retries: int = speed_only(5, ge=0)
     concurrency: int = speed_only(16, ge=1)
     requests_per_minute: int | None = speed_only(None, ge=1)
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_key(cls, value: str) -> str:
+        if re.search(r"@|\?", value):
+            fix = "put the key into an environment variable and name that under api_key_env"
+            raise InvalidValueError("a user, password or query stands in the address", fix=fix)
+        return value
 
 
 class ExpertConfig(Recipe):
@@ -97,6 +106,7 @@ class ExpertConfig(Recipe):
     system: str | None = None
     sampling: dict[str, Any] = Field(default_factory=dict, description="overrides of the stage's")
     trust_remote_code: bool = False
+    allow_pickle: bool = speed_only(False, description="read weights that are no safetensors")
     engine_options: dict[str, Any] = Field(default_factory=dict)
     openai: OpenAIServer | None = None
     tensor_parallel_size: int = speed_only(1, ge=1)
@@ -121,6 +131,14 @@ class ExpertConfig(Recipe):
         Sampling.model_validate(value)
         return value
 
+    @field_validator("engine_options")
+    @classmethod
+    def _without_keys(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if name := _secret_in(value):
+            fix = "remove it; keys come from the environment, such as HF_TOKEN or api_key_env"
+            raise InvalidValueError(f"'{name}' would be saved beside the results", fix=fix)
+        return value
+
     @model_validator(mode="after")
     def _one_source(self) -> ExpertConfig:
         sources = [s for s in (self.model, self.package) if s]
@@ -137,3 +155,17 @@ class ExpertConfig(Recipe):
     def sampling_with(self, default: Sampling) -> Sampling:
         """The stage's sampling settings with this expert's own overrides on top."""
         return Sampling.model_validate({**default.model_dump(), **self.sampling})
+
+
+def _secret_in(options: Any) -> str | None:
+    """Name of the first setting, at any depth, that holds a key or a password."""
+    if isinstance(options, (list, tuple)):
+        return next(filter(None, map(_secret_in, options)), None)
+    if not isinstance(options, dict):
+        return None
+    for name, value in options.items():
+        if isinstance(value, str) and SECRET_NAME.search(str(name)):
+            return str(name)
+        if found := _secret_in(value):
+            return found
+    return None

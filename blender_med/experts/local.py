@@ -5,13 +5,20 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blender_med.errors import BlenderMedError, ExpertError
-from blender_med.experts.base import ChoiceScores, Completion, Prompt
+from blender_med.experts.base import (
+    ChoiceScores,
+    Completion,
+    Prompt,
+    checked_completion,
+    finite,
+)
 from blender_med.experts.config import ExpertConfig, Sampling, StateConfig
 from blender_med.experts.engines import on_cuda
 from blender_med.experts.hub import commit_hash, download, is_local
@@ -165,10 +172,12 @@ class LocalExpert:
             GenerateRequest(self._renderer.encode(prompt), seed, self.config.lora)
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        answer: list[list[Completion]] = self._engine.call(
-            self.config.name, "generate", requests, sampling, n
-        )
-        return answer
+        rows = self._engine.call(self.config.name, "generate", requests, sampling, n)
+        with self._sane():
+            return [
+                [checked_completion(made) for made, _ in zip(row, range(n), strict=True)]
+                for row, _ in zip(rows, requests, strict=True)
+            ]
 
     def choice_logprobs(
         self, prompts: Sequence[Prompt], choices: Sequence[Sequence[str]]
@@ -181,10 +190,21 @@ class LocalExpert:
             for prompt, own in zip(prompts, choices, strict=True)
         ]
         rows = self._engine.call(self.config.name, "choice_logprobs", requests)
-        return [
-            ChoiceScores(tuple(row), len(request.token_ids))
-            for row, request in zip(rows, requests, strict=True)
-        ]
+        with self._sane():
+            return [
+                ChoiceScores(_finite(row, len(request.choices)), len(request.token_ids))
+                for row, request in zip(rows, requests, strict=True)
+            ]
+
+    @contextmanager
+    def _sane(self) -> Iterator[None]:
+        """Nothing that is no answer gets into the cache or the shards."""
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            problem = f"the engine of expert '{self.config.name}' returned garbage: {error}"
+            fix = "run again with --verbose; weights may be damaged, or the number format too small"
+            raise ExpertError(problem, fix=fix) from error
 
     def _choice_request(self, prompt: Prompt, choices: tuple[str, ...]) -> ChoiceRequest:
         ids, own = self._renderer.encode_choices(prompt, choices)
@@ -216,6 +236,10 @@ class LocalExpert:
     def close(self) -> None:
         """Give the engine up; it stops when no expert needs it."""
         self._engine.close(self.config.name)
+
+
+def _finite(row: Any, choices: int) -> tuple[float, ...]:
+    return tuple(finite(value) for value, _ in zip(row, range(choices), strict=True))
 
 
 def load_tokenizer(config: ExpertConfig) -> Any:

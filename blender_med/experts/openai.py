@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from blender_med.errors import ConfigError, ExpertError, shorten
-from blender_med.experts.base import ChoiceScores, Completion, Prompt
+from blender_med.experts.base import ChoiceScores, Completion, Prompt, checked_completion, finite
 from blender_med.experts.config import ExpertConfig, OpenAIServer, Sampling
 from blender_med.experts.revision import model_revision
 from blender_med.prompts.marks import SERVER_MARKS, neutral_question
@@ -29,6 +29,10 @@ T = TypeVar("T")
 _CHARACTERS_PER_TOKEN = 3  # low, so that a prompt taken to fit does fit
 _RETRIED = {408, 409, 425, 429, 500, 502, 503, 504}
 _LONGEST_WAIT = 60.0
+# What reading a reply raises that is not of the form it should be.
+_MALFORMED = (
+    ValueError, LookupError, TypeError, AttributeError, RecursionError, ArithmeticError,
+)  # fmt: skip
 
 
 class TransientError(Exception):
@@ -187,7 +191,7 @@ class OpenAIExpert:
         self._pace.wait()
         try:
             response = self._client.post(path, json=body)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise TransientError(f"{type(error).__name__}: {error}") from error
         if response.status_code in _RETRIED:
             text = shorten(response.text)
@@ -196,7 +200,7 @@ class OpenAIExpert:
             self._refused(response)
         try:
             return read(response.json())
-        except (ValueError, LookupError, TypeError) as error:
+        except _MALFORMED as error:
             raise TransientError(f"incomplete response: {shorten(response.text)}") from error
 
     def _refused(self, response: httpx.Response) -> None:
@@ -279,7 +283,7 @@ def _completion(reply: Any) -> Completion:
     text = choice["message"]["content"] if "message" in choice else choice["text"]
     prompt, completion = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
     reason, loss = choice.get("finish_reason") or "stop", _logprob_sum(choice.get("logprobs"))
-    return Completion(text or "", reason, prompt, completion, loss)
+    return checked_completion(Completion(text or "", reason, prompt, completion, loss))
 
 
 def _logprob_sum(logprobs: Any) -> float | None:
@@ -297,7 +301,7 @@ def _echoed(reply: Any, expected: int) -> list[list[float]]:
     if len(choices) != expected:
         raise ValueError("fewer choices than prompts")
     rows = [(choice.get("logprobs") or {}).get("token_logprobs") or [0.0] for choice in choices]
-    return [[0.0 if value is None else float(value) for value in row[:-1]] for row in rows]
+    return [[0.0 if value is None else finite(value) for value in row[:-1]] for row in rows]
 
 
 def _estimate(text: str) -> int:

@@ -67,6 +67,15 @@ def converted_folder(config: ExpertConfig) -> Path:
     return cache_root() / "models" / f"{name}-{stem}-{mark}-v{CONVERSION}"
 
 
+def check_package(config: ExpertConfig) -> None:
+    """Check that the weights' package is installed, in the version of the recipe.
+
+    Raises:
+        MissingDependencyError: It is not.
+    """
+    _distribution(config)
+
+
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -110,6 +110,10 @@ class EngineProcess:
             message: tuple[Any, ...] = self._connection.recv()
         except (EOFError, OSError):
             self._died()
+        except Exception as error:  # what unreadable bytes raise depends on the bytes
+            fix = "run again with --verbose; a library may write into the engine's socket"
+            problem = f"the engine of expert '{self._name}' sent garbage{self._tail()}"
+            raise ExpertError(problem, fix=fix) from error
         return message
 
     def _died(self) -> NoReturn:

@@ -270,6 +270,7 @@ def _load_model(spec: EngineSpec) -> Any:
         revision=spec.revision,
         dtype=_dtype(config, spec.cuda),
         trust_remote_code=config.trust_remote_code,
+        use_safetensors=None if config.allow_pickle else True,
         **{key: value for key, value in arguments.items() if value is not None},
     )
 

@@ -66,6 +66,7 @@ def vllm_arguments(spec: EngineSpec) -> dict[str, Any]:
         "quantization": config.quantization,
         "max_model_len": config.max_model_len,
         "trust_remote_code": config.trust_remote_code,
+        "load_format": None if _needs_own_loader(config) else "safetensors",
         "seed": 0,
         "disable_log_stats": True,
         **_lora_arguments(spec.loras),
@@ -76,6 +77,10 @@ def vllm_arguments(spec: EngineSpec) -> dict[str, Any]:
     else:
         arguments |= _cpu_arguments(config)
     return arguments | config.engine_options
+
+
+def _needs_own_loader(config: ExpertConfig) -> bool:
+    return config.allow_pickle or config.quantization == "bitsandbytes"
 
 
 def _cpu_arguments(config: ExpertConfig) -> dict[str, Any]:

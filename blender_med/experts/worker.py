@@ -114,6 +114,10 @@ def _advice(text: str) -> str:
         )
     if "gated" in low or "401" in low or "403" in low:
         return "accept the model's licence on the Hub and log in with 'hf auth login'"
+    if "safetensors" in low or "cannot find any model weights" in low:
+        return (
+            "set 'allow_pickle: true' in the expert recipe if you trust the source of the weights"
+        )
     if "not supported" in low or "unsupported" in low:
         return "set 'engine: transformers' in the expert recipe, or choose another quantisation"
     return "check the expert recipe; run again with --verbose to see the engine's own log"

@@ -26,7 +26,7 @@ from blender_med.reports.columns import (
     slice_cells,
 )
 from blender_med.stages.comparison import Comparison, FusionRow, HeadroomRow, RankingRow
-from blender_med.store.files import atomic_path, spreadsheet_text
+from blender_med.store.files import atomic_path, remove_files, spreadsheet_text
 
 # Left over from an earlier report where this one has no such rows.
 _OPTIONAL_TABLES = {
@@ -75,8 +75,7 @@ def write_tables(
         tables["fusion.csv"] = lambda: map(fusion_cells, fusions)
     if headroom:
         tables["headroom.csv"] = lambda: map(headroom_cells, headroom)
-    for name in _OPTIONAL_TABLES - set(tables):
-        (folder / name).unlink(missing_ok=True)
+    remove_files(folder / name for name in _OPTIONAL_TABLES - set(tables))
     for name, rows in tables.items():
         write_csv(folder / name, rows, always=() if name in _WITHOUT_BLOCK else BLOCK_COLUMNS)
     return [folder / name for name in tables]

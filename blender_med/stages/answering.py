@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import sha256
 
+from blender_med.data.text import storable
 from blender_med.experts.base import ChoiceScores, Completion, Prompt
 from blender_med.experts.cached import CachedExpert
 from blender_med.prompts.parse import parse_choice
@@ -78,14 +79,15 @@ def _from_completion(
     sample: int,
     seconds: float,
 ) -> Candidate:
+    text = storable(completion.text)
     return Candidate(
         question_id=question.id,
         expert=expert.expert.config.name,
         sample=sample,
-        text=completion.text,
-        choice_index=parse_choice(completion.text, question.options) if question.options else None,
+        text=text,
+        choice_index=parse_choice(text, question.options) if question.options else None,
         logprob_sum=completion.logprob_sum,
-        finish_reason=completion.finish_reason,
+        finish_reason=storable(completion.finish_reason),
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=completion.completion_tokens,
         seconds=seconds,

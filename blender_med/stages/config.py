@@ -313,6 +313,7 @@ class PipelineRecipe(Recipe):
     description: str = speed_only("")
     seed: int = Field(0, ge=0, lt=2**31)
     output_dir: str = speed_only("runs")
+    log_to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = speed_only(())
     dataset: tuple[DatasetConfig, ...] = Field(min_length=1)
     experts: tuple[str | dict[str, Any], ...] = Field(min_length=1)
     stages: tuple[StageConfig, ...] = Field(min_length=1)

@@ -14,6 +14,7 @@ from blender_med.errors import DataError
 from blender_med.records import Question
 from blender_med.stages.base import Advance, Stage, Unit, chunks
 from blender_med.stages.config import PrepareConfig
+from blender_med.store.files import remove_files
 
 
 class Prepare(Stage):
@@ -77,9 +78,8 @@ class Prepare(Stage):
         quarantined = QuarantinedRows(row for own in self._loaded for row in own.quarantined)
         file = self.folder / "quarantine.csv"
         if not quarantined:
-            file.unlink(missing_ok=True)  # of rows that have been corrected
+            remove_files([file])  # of rows that have been corrected
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._quarantine = file
         quarantined.write_csv(file)
         self.run.note(f"{len(quarantined)} malformed rows are in {self._quarantine}")

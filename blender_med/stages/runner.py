@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import yaml
 
-from blender_med.config import load_yaml, parse
+from blender_med.config import Recipe, load_yaml, parse
 from blender_med.errors import BlenderMedError, ConfigError
+from blender_med.experts.config import ExpertConfig
 from blender_med.experts.hub import UnknownCommitError
 from blender_med.records import Record
 from blender_med.registry import suggestion
 from blender_med.stages.base import Run, Stage, Unit
 from blender_med.stages.chain import check_chain
 from blender_med.stages.config import STAGES, PipelineRecipe
-from blender_med.store.files import write_text
+from blender_med.store.files import remove_files, write_text
 from blender_med.store.manifest import (
     Manifest,
     Progress,
@@ -96,10 +97,16 @@ def stages_of(run: Run) -> list[Stage]:
     return built
 
 
-def run_pipeline(run: Run, executor: Executor, selection: Selection) -> list[StagePlan]:
+def run_pipeline(
+    run: Run,
+    executor: Executor,
+    selection: Selection,
+    on_stage: Callable[[StagePlan], None] = lambda plan: None,
+) -> list[StagePlan]:
     """Bring the selected stages up to date; returns what was done.
 
-    The caller holds the lock of the run directory.
+    The caller holds the lock of the run directory. ``on_stage`` is told of each selected stage
+    once it is up to date.
 
     Raises:
         BlenderMedError: A stage fails; finished shards stay and the next call continues there.
@@ -122,6 +129,7 @@ def run_pipeline(run: Run, executor: Executor, selection: Selection) -> list[Sta
                 stage.discard()
             plan = _bring_up_to_date(stage, current, inputs, executor, plan)
         logger.info("%s: %s (%s)", plan.name, plan.action, plan.reason)
+        on_stage(plan)
         done.append(plan)
     return done
 
@@ -192,7 +200,7 @@ def save_recipe(run: Run) -> None:
 def _is_saved(run: Run) -> bool:
     """Whether the run directory is of exactly this recipe."""
     file = run.folder / _RECIPE
-    return file.is_file() and file.read_text(encoding="utf-8") == _recipe_text(run)
+    return file.is_file() and file.read_bytes() == _recipe_text(run).encode()
 
 
 def _recipe_text(run: Run) -> str:
@@ -209,16 +217,19 @@ def open_run(folder: Path, *, verbose: bool = False) -> Run:
     Raises:
         ConfigError: The folder is no run directory.
     """
-    from blender_med.experts.config import ExpertConfig
-
     file = folder / _RECIPE
     if not file.is_file():
         fix = "name a run directory, such as runs/quickstart"
         raise ConfigError("no run here (recipe.yaml is missing)", file=folder, fix=fix)
-    tree = load_yaml(file)
-    recipe = parse(PipelineRecipe, tree.get("recipe"), file=file)
-    experts = tuple(parse(ExpertConfig, e, file=file) for e in tree.get("experts") or ())
-    return Run(recipe, experts, folder, verbose=verbose)
+    saved = parse(_Saved, load_yaml(file), file=file)
+    return Run(saved.recipe, saved.experts, folder, verbose=verbose)
+
+
+class _Saved(Recipe):
+    """What ``recipe.yaml`` of a run directory holds."""
+
+    recipe: PipelineRecipe
+    experts: tuple[ExpertConfig, ...]
 
 
 def _decide(stage: Stage, inputs: dict[str, str], *, force: bool) -> tuple[str, StagePlan]:
@@ -305,15 +316,12 @@ def _start(stage: Stage, current: str, *, fresh: bool) -> list[Unit]:
 
 def _remove_strays(folder: Path, wanted: set[Path]) -> None:
     """Remove shards of another plan and the temporary file of a killed process."""
-    for path in [*part_paths(folder), *folder.glob(".*.tmp")]:
-        if path not in wanted:
-            path.unlink(missing_ok=True)
+    strays = [path for path in part_paths(folder) if path not in wanted]
+    remove_files([*strays, *folder.glob(".*.tmp")])
 
 
 def _clear(stage: Stage) -> None:
-    (stage.folder / "manifest.json").unlink(missing_ok=True)
-    for path in part_paths(stage.folder):
-        path.unlink()
+    remove_files([stage.folder / "manifest.json", *part_paths(stage.folder)])
 
 
 def _manifest(

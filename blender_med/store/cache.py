@@ -18,6 +18,7 @@ from blender_med.errors import StoreError
 
 _KEYS_PER_QUERY = 500
 _WAIT_SECONDS = 60.0
+_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
 def cache_root() -> Path:
@@ -79,4 +80,6 @@ class GenerationCache:
 
     def _unusable(self, error: Exception) -> StoreError:
         fix = "delete this file (answers are generated again) or set BLENDER_MED_CACHE elsewhere"
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NO_ROOM:  # of extended codes, the kind
+            fix = "free disk space or set BLENDER_MED_CACHE elsewhere, then run the command again"
         return StoreError(f"generation cache not usable: {error}", file=self.path, fix=fix)

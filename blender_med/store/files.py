@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -27,24 +27,42 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        fix = "free disk space or make the folder writable, then run the same command again"
-        raise StoreError(f"cannot write: {error.strerror or error}", file=path, fix=fix) from error
+        with explained_writes(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _sync_folder(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink()
 
 
+@contextmanager
+def explained_writes(path: Path) -> Iterator[None]:
+    """Turn what the system says against a change of ``path`` into a StoreError."""
+    try:
+        yield
+    except OSError as error:
+        fix = "free disk space or make the folder writable, then run the same command again"
+        raise StoreError(f"cannot write: {error.strerror or error}", file=path, fix=fix) from error
+
+
+def remove_files(paths: Iterable[Path]) -> None:
+    """Remove the files that are there.
+
+    Raises:
+        StoreError: The folder is not writable.
+    """
+    for path in paths:
+        with explained_writes(path):
+            path.unlink(missing_ok=True)
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove the temporary files that a killed :func:`atomic_path` has left in ``folder``."""
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink()
+    remove_files(folder.glob(".*.tmp"))
 
 
 def _sync_folder(folder: Path) -> None:
@@ -69,7 +87,17 @@ def write_json(path: Path, value: Any) -> None:
 def spreadsheet_text(text: str) -> str:
     """``text`` with NUL and lone surrogates escaped, and an apostrophe before a formula."""
     clean = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
-    return f"'{clean}" if clean.startswith(_FORMULA_STARTS) else clean
+    return f"'{clean}" if _is_guarded(clean) else clean
+
+
+def plain_text(cell: str) -> str:
+    """The text that :func:`spreadsheet_text` has guarded by an apostrophe."""
+    return cell[1:] if cell.startswith("'") and _is_guarded(cell[1:]) else cell
+
+
+def _is_guarded(text: str) -> bool:
+    """Whether a text gets an apostrophe: a formula, or one that already looks guarded."""
+    return text.lstrip("'").startswith(_FORMULA_STARTS)
 
 
 def read_json(path: Path) -> Any | None:

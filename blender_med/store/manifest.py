@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from blender_med.config import M
 from blender_med.records import SCHEMA_VERSION
@@ -33,7 +33,7 @@ class Progress(BaseModel):
 
     fingerprint: str
     units: list[str]
-    shard_size: int | None = None
+    shard_size: int | None = Field(None, ge=1)
 
 
 class Manifest(BaseModel):

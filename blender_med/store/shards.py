@@ -21,12 +21,15 @@ def part_paths(folder: Path) -> list[Path]:
 
 
 def write_part(path: Path, records: Iterable[Record], record_type: type[Record]) -> int:
-    """Write records as one shard, atomically; returns the number of rows."""
+    """Write records as one shard, atomically; returns the number of rows.
+
+    Pages carry checksums: a reader notices a damaged one.
+    """
     import pyarrow.parquet as pq
 
     table = to_table(records, record_type)
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
     return int(table.num_rows)
 
 
@@ -53,7 +56,10 @@ def read_part(path: Path, record_type: type[R]) -> Iterator[R]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path, schema=arrow_schema(record_type), partitioning=None)
+        table = pq.read_table(
+            path, schema=arrow_schema(record_type), partitioning=None,
+            page_checksum_verification=True,
+        )  # fmt: skip
     except (OSError, pa.ArrowException) as error:
         fix = "delete this file and run the same command again: only this shard is made anew"
         raise StoreError(f"damaged shard: {error}", file=path, fix=fix) from error

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -17,78 +13,11 @@ from blender_med.experts import ExpertConfig, Sampling, load_expert
 from blender_med.experts import openai as module
 from blender_med.records import Question
 
+Server = Any  # the fixture of the whole suite
 KEY = "sk-secret-1234"
 QUESTIONS = [Question(f"q{i}", "d", "test", "long", f"What is {i}?") for i in range(8)]
 MCQ = Question("m", "medqa", "test", "mcq", "Which?", None, ("red", "green"), 1)
 SAMPLING = Sampling(temperature=0.5, max_tokens=16, top_k=5, stop=("\n",))
-
-
-class Server(ThreadingHTTPServer):
-    """Answers each request by the next of ``script``, and normally when that is empty."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script: list[Any] = []
-        self.bodies: list[dict[str, Any]] = []
-        self.times: list[float] = []
-        self.tokens: set[str] = set()
-        self.lock = threading.Lock()
-        self.echoes = True
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        with self.server.lock:
-            self.server.bodies.append(body)
-            self.server.times.append(time.monotonic())
-            self.server.tokens.add(self.headers.get("authorization", ""))
-            step = self.server.script.pop(0) if self.server.script else None
-        if step == "close":
-            self.close_connection = True
-            return
-        status, content, headers = step or (200, json.dumps(self.reply(body)), {})
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        data = content.encode()
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def reply(self, body: dict[str, Any]) -> dict[str, Any]:
-        if self.path.endswith("/chat/completions"):
-            text = f"{body['messages'][-1]['content']} seed {body['seed']}"
-            time.sleep(0.01 * (body["seed"] % 3))
-            choice: dict[str, Any] = {"message": {"content": text}, "finish_reason": "length"}
-            if body.get("logprobs") is True:
-                choice["logprobs"] = {"content": [{"token": "a", "logprob": -0.5}] * 3}
-            return {"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 16}}
-        if not body.get("echo"):
-            plain: dict[str, Any] = {"text": f"plain {body['prompt']}", "finish_reason": "stop"}
-            if body.get("logprobs") == 1:
-                plain["logprobs"] = {"token_logprobs": [-0.25, -0.5]}
-            return {"choices": [plain]}
-        return {"choices": [self.scored(i, text) for i, text in enumerate(body["prompt"])]}
-
-    def scored(self, index: int, text: str) -> dict[str, Any]:
-        """One token a character; a character's log-probability is minus its code / 100."""
-        logprobs = [None, *(-ord(c) / 100 for c in text[1:])] if self.server.echoes else []
-        return {"index": index, "logprobs": {"token_logprobs": [*logprobs, -9.0]}}
-
-    def log_message(self, *_: Any) -> None:
-        return None
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        yield running
-        running.shutdown()
 
 
 @pytest.fixture(autouse=True)
