@@ -242,7 +242,7 @@ def _matrix(cells: Rows, rows: Sequence[str], columns: Sequence[str]) -> alt.Lay
         description="tip:N",
     )
     if len(columns) > _MOST_NUMBERED:
-        return alt.layer(boxes)
+        return alt.LayerChart(layer=[boxes])
     return boxes + base.mark_text(aria=False).encode(x=x, y=y, text="text:N")
 
 
