@@ -3,7 +3,8 @@
 # at once when nothing changed.
 #
 #   BLENDER_MED_EXTRAS       extras of pyproject.toml to install, such as "cpu,dev,ray"
-#                            (default: cpu or gpu, whichever fits this machine, then train,dev)
+#                            (default: cpu or gpu, whichever fits this machine, then
+#                            train,experts,ray,dev)
 #   BLENDER_MED_TORCH_INDEX  package index that has PyTorch's CPU builds; asked only when pip's own
 #                            configuration does not lead to one
 set -euo pipefail
@@ -128,7 +129,7 @@ PYTHON
 
 check_system
 DEVICE="$(choose_device)"
-EXTRAS="${BLENDER_MED_EXTRAS:-$DEVICE,train,dev}"
+EXTRAS="${BLENDER_MED_EXTRAS:-$DEVICE,train,experts,ray,dev}"
 say "device $DEVICE, extras $EXTRAS"
 FINGERPRINT="$(fingerprint)"
 if [ "$(cat "$STAMP" 2>/dev/null)" = "$FINGERPRINT" ]; then

@@ -8,6 +8,7 @@ from typing import Any
 
 _UNSET: Any = object()
 _LONGEST_VALUE = 200
+_LONGEST_SEARCH = 20_000  # characters of a value that are searched for keys before it is cut
 # Names under which keys and passwords stand in settings.
 SECRET_NAME = re.compile(
     r"(^|[._-])(api[_-]?keys?|api[_-]?key[_-]?env|access[_-]?keys?|(hf|hub|auth|access)[_-]?token"
@@ -19,9 +20,11 @@ _SECRETS = (
     re.compile(r"(?i)(bearer\s+)[A-Za-z0-9._~+/=-]{16,}"),
     re.compile(r"(://)[^/\s:@]+:[^/\s@]+(?=@)"),
     re.compile(r"(?i)([?&][\w-]*(?:key|token|secret|password)=)[^&\s'\"]+"),
+    # A mapping's quotes stand with backslashes where the mapping itself is quoted in a text. The
+    # value ends at a quote escaped as its first one, or with the text.
     re.compile(
-        r"(?i)(['\"](?:api[_-]?key|(?:hf|hub|auth|access)[_-]?token|token|secret|password|passwd"
-        r"|authorization)['\"]\s*:\s*)(?:'[^']*'|\"[^\"]*\")"
+        r"(?is)(['\"](?:api[_-]?key|(?:hf|hub|auth|access)[_-]?token|token|secret|password|passwd"
+        r"|authorization)\\*['\"]\s*:\s*)(\\*)(['\"]).*?(?:(?<!\\)\2\3|\Z)"
     ),
 )
 
@@ -70,10 +73,14 @@ def _message(
     where = [str(file)] if file is not None else []
     where += [f"row {row}"] if row is not None else []
     where += [f"key '{key}'"] if key is not None else []
-    shown = "***" if SECRET_NAME.search(key or "") else shorten(repr(value))
+    shown = "***" if SECRET_NAME.search(key or "") else _shown(value)
     received = "" if value is _UNSET else f" (received {shown})"
     prefix = ", ".join(where) + ": " if where else ""
     return redacted(f"{prefix}{problem}{received}. Fix: {fix}")
+
+
+def _shown(value: Any) -> str:
+    return shorten(redacted(repr(value)[:_LONGEST_SEARCH]))
 
 
 def redacted(text: str) -> str:

@@ -218,12 +218,19 @@ def test_the_environment_is_not_kept(recipe_tree, save_recipe, monkeypatch) -> N
         ("https://host/v1?api-key=abc&x=1", "https://host/v1?api-key=***&x=1"),
         ("http://me:pass@host/x", "http://***@host/x"),
         ("{'api_key': 'abc', 'x': 1}", "{'api_key': ***, 'x': 1}"),
+        (r"{\'api_key\': \'a\\\'bc\', \'x\': 1}", r"{\'api_key\': ***, \'x\': 1}"),
+        ("{'password': 'abc", "{'password': ***"),
         ("task-specific and risk-adjusted", "task-specific and risk-adjusted"),
         ("max_num_batched_tokens: 5", "max_num_batched_tokens: 5"),
     ],
 )
 def test_what_looks_like_a_secret_is_hidden(text, shown) -> None:
     assert redacted(text) == shown
+
+
+def test_the_fix_stands_after_a_key_that_the_cut_left_open() -> None:
+    text = str(BlenderMedError("wrong", fix="Mend it.", value={"x": "-" * 170, "token": KEY * 9}))
+    assert KEY not in text and text.endswith("Fix: Mend it.")
 
 
 def test_unsafe_xml_reaches_no_file(tmp_path) -> None:
