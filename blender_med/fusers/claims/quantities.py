@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from blender_med.fusers.claims.lists import LABEL
 from blender_med.fusers.claims.words import STOP_WORDS, words
 
 _COUNTED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
@@ -72,6 +73,7 @@ _RATIO = re.compile(
     rf"(?![\w%])(?!\s(?:{_UNIT})\b)",
     re.IGNORECASE,
 )
+_LABEL = re.compile(rf"{LABEL}(?!\s?(?:%|(?:{_UNIT})\b))")
 _PER_DAY = {"day": 1.0, "daily": 1.0, "week": 1 / 7, "weekly": 1 / 7, "month": 1 / 30,
             "year": 1 / 365}  # fmt: skip
 
@@ -113,10 +115,11 @@ def quantities(text: str) -> list[Quantity]:
     """Quantities of ``text`` in order; both ends of a range count.
 
     A number word up to twelve without a unit counts before a word of content only (``two
-    puffs``, not ``the two are``); digits inside a word (``B12``, ``COVID-19``) are a name.
+    puffs``, not ``the two are``); digits inside a word (``B12``, ``COVID-19``) and behind
+    ``Candidate`` are a name.
     """
     found: list[Quantity] = []
-    rest = text
+    rest = _LABEL.sub(lambda match: " " * len(match.group()), text)
     for pattern, make in ((_TIMES, _times), (_EVERY, _every), (_RATIO, _ratio)):
         for match in pattern.finditer(rest):
             found += make(match)

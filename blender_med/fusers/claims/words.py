@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
+
+from blender_med.fusers.claims.lists import without_inline_marks, without_mark
 
 
 def word_set(text: str) -> frozenset[str]:
@@ -13,8 +16,7 @@ def word_set(text: str) -> frozenset[str]:
 
 # A full stop behind one of these ends no sentence.
 _ABBREVIATIONS = word_set("approx dr e.g eg etc fig i.e ie mr mrs ms prof st vs")
-_END = re.compile(r"(?<=[.!?])([\"')\]]*)\s+(?=[\"'(\[]?[A-Z0-9])")
-_LINE = re.compile(r"\s*\n\s*(?:[-*•]|\d+[.)])?\s*")
+_END = re.compile(r"(?<=[.!?])([\"')\]]*)\s+(?=[\"'(\[*]*[A-Z0-9])")
 _WORD = re.compile(r"[a-zA-Z][\w'\u2019-]*")
 
 STOP_WORDS = word_set(
@@ -35,16 +37,25 @@ _IRREGULAR = {
 
 
 def sentences(text: str) -> list[str]:
-    """Sentences of ``text``; line breaks and list marks end one too. Blank text has none."""
-    found: list[str] = []
-    for line in _LINE.split(text):
-        start = 0
-        for match in _END.finditer(line):
-            if not _is_abbreviation(line[: match.start()]):
-                found.append(line[start : match.end(1)].strip())
-                start = match.end()
-        found.append(line[start:].strip())
+    """Sentences of ``text``; a line break ends one too. Blank text has none.
+
+    Bullets, numbers of lists and names of candidates in front (``Candidate 1:``) are left out.
+    """
+    found = (
+        without_mark(part).strip()
+        for line in text.splitlines()
+        for part in _parts(without_inline_marks(line.strip()))
+    )
     return [sentence for sentence in found if _WORD.search(sentence)]
+
+
+def _parts(line: str) -> Iterator[str]:
+    start = 0
+    for match in _END.finditer(line):
+        if not _is_abbreviation(line[: match.start()]):
+            yield line[start : match.end(1)]
+            start = match.end()
+    yield line[start:]
 
 
 def _is_abbreviation(text: str) -> bool:
