@@ -85,9 +85,9 @@ def finite(value: object) -> float:
     Raises:
         ValueError: It is none, or not finite.
     """
-    if type(value) not in (int, float) or not abs(value) < math.inf:  # type: ignore[arg-type]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError("a log-probability is no finite number")
-    return float(value)  # type: ignore[arg-type]
+    return float(value)
 
 
 class Expert(Protocol):

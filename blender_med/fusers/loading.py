@@ -8,7 +8,13 @@ from typing import Any
 
 from blender_med.errors import ConfigError
 from blender_med.fusers.prompts import ChatLayout, PromptFormatter, Seq2SeqLayout
-from blender_med.models import load_config, load_pretrained, load_tokenizer, torch_device
+from blender_med.models import (
+    check_vocabulary,
+    load_config,
+    load_pretrained,
+    load_tokenizer,
+    torch_device,
+)
 
 CONFIG_KEY = "genfuser"  # of the model's own config.json: the lengths of its prompts
 
@@ -60,11 +66,7 @@ def check_tokenizer(model: Any, tokenizer: Any, path: str | Path) -> None:
     # Without files transformers makes a T5 tokenizer that knows the blank and nothing else.
     if len(vocabulary) <= len(tokenizer.all_special_tokens) + 1:
         raise _mismatch("the tokenizer has no words", path)
-    rows = model.get_input_embeddings().weight.shape[0]
-    highest = max(vocabulary.values())
-    if highest >= rows:
-        problem = f"the tokenizer has tokens up to {highest}, the model only {rows} embeddings"
-        raise _mismatch(problem, path)
+    check_vocabulary(model, tokenizer, path)
     end = tokenizer.eos_token_id
     if end is None:
         raise _mismatch("the tokenizer has no end-of-sequence token", path)

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from blender_med.batching import token_budget_batches
-from blender_med.errors import ConfigError
 from blender_med.models import torch_dtype
 from blender_med.rankers.aggregate import aggregation as aggregation_named
-from blender_med.rankers.base import Advance, Rankings, check_candidates
+from blender_med.rankers.base import Advance, Rankings, check_batch_tokens, check_candidates
 from blender_med.rankers.collate import PairEncoder
 from blender_med.rankers.contest import Contest, contests
 from blender_med.rankers.pairranker import PairRanker
@@ -47,9 +46,7 @@ def rank_questions(
 ) -> Rankings:
     """Order the candidates of each question; see :meth:`PairRanker.rank`."""
     check_candidates(sources, candidates)
-    if batch_tokens < 1:
-        fix = "give at least 1; a longer row stands alone"
-        raise ConfigError("no room in a batch", key="batch_tokens", value=batch_tokens, fix=fix)
+    check_batch_tokens(batch_tokens)
     compare, aggregate = strategy_named(strategy, top_k), aggregation_named(aggregation)
     meet_themselves = compare in MEET_THEMSELVES
     encoder = model.encoder

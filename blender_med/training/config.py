@@ -67,8 +67,14 @@ class TrainingSettings(Recipe):
         return math.ceil(self.epochs * self.steps_per_epoch(examples))
 
     def warmup_steps(self, examples: int) -> int:
-        """Steps over which the learning rate rises."""
-        return math.ceil(self.warmup_ratio * self.total_steps(examples))
+        """Steps over which the learning rate rises; at the first of them it is 0."""
+        total = self.total_steps(examples)
+        return min(math.ceil(self.warmup_ratio * total), total - 1)
+
+    def evaluation_steps(self, examples: int) -> int:
+        """Steps from one measurement to the next; the first of all sees trained weights."""
+        least = 2 if self.warmup_steps(examples) else 1
+        return max(least, round(self.evaluate_every * self.steps_per_epoch(examples)))
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> TrainingSettings:

@@ -146,7 +146,7 @@ def training_arguments(
     Raises:
         ConfigError: The processes cannot share a step evenly.
     """
-    every = max(1, round(settings.evaluate_every * settings.steps_per_epoch(examples)))
+    every = settings.evaluation_steps(examples)
     arguments = kind(
         output_dir=str(folder),
         per_device_train_batch_size=min(settings.batch_size, settings.micro_batch_size),

@@ -281,6 +281,23 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tiny_t5, tiny_llama, tmp_path,
         load(_with_tokenizer(tiny_t5, other, tmp_path / "b"))
     with pytest.raises(ConfigError, match="the tokenizer has no words"):
         load(_with_tokenizer(tiny_t5, None, tmp_path / "c"))
+    endless = copy.deepcopy(chat_tokenizer)
+    endless.eos_token = None
+    with pytest.raises(ConfigError, match="no end-of-sequence token"):
+        load(_with_tokenizer(tiny_llama, endless, tmp_path / "d"))
+
+
+def test_a_decoder_that_does_not_know_its_start_is_refused(tiny_t5, tmp_path):
+    import json
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_t5, folder)
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((folder / name).read_text())
+        settings["decoder_start_token_id"] = None
+        (folder / name).write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match="how its decoder starts"):
+        load(folder)
 
 
 def test_a_model_that_writes_no_text_is_refused(tmp_path, seq2seq_tokenizer):

@@ -85,3 +85,21 @@ def test_steps_follow_from_the_settings(
     assert training.steps_per_epoch(examples) == per_epoch
     assert training.total_steps(examples) == total
     assert training.warmup_steps(examples) == warmup
+
+
+@pytest.mark.parametrize(
+    ("settings", "warmup", "evaluation"),
+    [
+        ({"epochs": 1, "evaluate_every": 0.1}, 1, 2),  # the rate is 0 at the first step
+        ({"epochs": 1, "evaluate_every": 0.1, "warmup_ratio": 0}, 0, 1),
+        ({"epochs": 0.2, "evaluate_every": 0.1}, 0, 1),  # a single step has to learn
+        ({"epochs": 1, "evaluate_every": 0.6}, 1, 3),
+        ({"epochs": 1, "evaluate_every": 1, "warmup_ratio": 0.5}, 3, 5),
+    ],
+)
+def test_unchanged_weights_are_not_measured(
+    settings: dict[str, Any], warmup: int, evaluation: int
+) -> None:
+    training = TrainingSettings(batch_size=8, micro_batch_size=8, **settings)  # 5 steps an epoch
+    assert training.warmup_steps(40) == warmup
+    assert training.evaluation_steps(40) == evaluation

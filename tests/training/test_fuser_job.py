@@ -87,7 +87,7 @@ def test_an_interrupted_job_ends_with_the_weights_of_an_undisturbed_one(
     make_fuser_job, examples, tmp_path, family
 ) -> None:
     # Checkpoints after each of 4 steps of two forward passes; T5 and the adapters have dropout.
-    job = make_fuser_job(family, evaluate_every=0.5, patience=None)
+    job = make_fuser_job(family, evaluate_every=0.5, warmup_ratio=0, patience=None)
     train_fuser(job, examples, tmp_path / "whole")
     for stop in (2, 3):
         with pytest.raises(KeyboardInterrupt):

@@ -95,7 +95,7 @@ def test_an_interrupted_job_ends_with_the_weights_of_an_undisturbed_one(
     make_job, examples, tmp_path, kind
 ) -> None:
     # Checkpoints after steps 1, 2, ... of 9; an epoch has 3 steps of two forward passes.
-    job = make_job(kind, epochs=3, evaluate_every=0.3, patience=None)
+    job = make_job(kind, epochs=3, evaluate_every=0.3, warmup_ratio=0, patience=None)
     train_ranker(job, examples, tmp_path / "whole")
     for stop in (2, 5, 6):
         with pytest.raises(KeyboardInterrupt):
