@@ -142,8 +142,11 @@ def _run(
         run = open_blend(stages, experts, Path(folder), seed=seed, verbose=verbose)
         added = blend_rows(run, opened, questions, executor, given)
     _write(output, opened, added)
-    for note in [] if quiet else run.notes:
-        stderr.print(f"- {note}", soft_wrap=True)
+    if not quiet:
+        for note in run.notes:
+            stderr.print(f"- {note}", soft_wrap=True)
+        if output != "-":
+            stderr.print(f"Rows with answers: {output}", soft_wrap=True)
 
 
 def _listed(names: str) -> list[str]:

@@ -89,7 +89,11 @@ class ProgressDisplay:
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f}/s" if task.speed else "-")
+        return Text(_speed(task.speed) if task.speed else "-")
+
+
+def _speed(rate: float) -> str:
+    return f"{rate:.1f}/s" if rate >= 1 else f"{60 * rate:.1f}/min"
 
 
 class _LogLines:
@@ -106,8 +110,10 @@ class _LogLines:
         self._last = now
         rate = (self._done - self._first_done) / max(now - self._started, 1e-9)
         left = (self._total - self._done) / rate if rate else 0.0
-        message = "%s: %d of %d, %.1f/s, %.0f s left"
-        logger.info(message, self._name, self._done, self._total, rate, left)
+        remaining = f", {left:.0f} s left" if left else ""
+        logger.info(
+            "%s: %d of %d, %s%s", self._name, self._done, self._total, _speed(rate), remaining
+        )
 
 
 class _Heartbeat:

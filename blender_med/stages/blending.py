@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -160,6 +161,7 @@ def blend_rows(
     for stage in stages:
         units = stage.plan(stage.shard_size)
         executor.execute(stage, units, sum(unit.size for unit in units))
+    _note_cut_answers(run)
     cells = _cells(run, generated=given is None)
     return [cells[question.id] for question in questions]
 
@@ -178,7 +180,7 @@ def _write(run: Run, stage: str, records: Sequence[Any], record_type: Any) -> No
 def _cells(run: Run, *, generated: bool) -> dict[str, New]:
     """New cells by question id, in the order of :func:`new_columns`."""
     by_question: dict[str, list[Candidate]] = defaultdict(list)
-    for candidate in read_parts(run.stage_folder("generate"), Candidate):
+    for candidate in _candidates(run, generated=generated):
         by_question[candidate.question_id].append(candidate)
     cells: dict[str, New] = defaultdict(dict)
     for question_id, own in by_question.items() if generated else ():
@@ -187,11 +189,36 @@ def _cells(run: Run, *, generated: bool) -> dict[str, New]:
     for ranking in read_parts(run.stage_folder("rank"), Ranking):
         cells[ranking.question_id] |= _ranked(ranking, by_question[ranking.question_id])
     for fused in _last(read_parts(run.stage_folder("fuse"), FusedAnswer)):
-        cells[fused.question_id] |= dict(zip(_FUSED, (fused.text, fused.outcome), strict=True))
+        text = fused.text.strip() if generated else fused.text
+        cells[fused.question_id] |= dict(zip(_FUSED, (text, fused.outcome), strict=True))
         if fused.kept is not None:
             verdict = (fused.kept, fused.margin)
             cells[fused.question_id] |= dict(zip(_GUARDED, verdict, strict=True))
     return cells
+
+
+def _candidates(run: Run, *, generated: bool) -> Iterator[Candidate]:
+    """Given ones as they are; those of experts in the order of the experts, without blank ends."""
+    stored = read_parts(run.stage_folder("generate"), Candidate)
+    if not generated:
+        yield from stored
+        return
+    places = {expert.name: place for place, expert in enumerate(run.experts)}
+    for candidate in sorted(stored, key=lambda candidate: places[candidate.expert]):
+        yield replace(candidate, text=candidate.text.strip())
+
+
+def _note_cut_answers(run: Run) -> None:
+    """Say how many answers were cut at the longest length."""
+    answers = read_parts(run.stage_folder("generate"), Candidate)
+    fusions = read_parts(run.stage_folder("fuse"), FusedAnswer)
+    reasons = {
+        "of experts": [answer.finish_reason for answer in answers],
+        "that were fused": [fused.finish_reason for fused in fusions if fused.kept is None],
+    }
+    for whose, own in reasons.items():
+        if cut := own.count("length"):
+            run.note(f"{cut} of {len(own)} answers {whose} were cut: see --max-new-tokens")
 
 
 def _ranked(ranking: Ranking, candidates: Sequence[Candidate]) -> New:

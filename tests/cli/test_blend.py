@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -92,6 +93,38 @@ def test_blend_reads_and_writes_streams(cli, experts) -> None:
     assert code == 0
     assert row["n"] is None
     assert row["fused_answer"] == row["candidates"][0] == row["best_candidate"]
+
+
+def test_blend_tells_what_was_cut_and_keeps_the_order_of_experts(cli, experts, tmp_path) -> None:
+    given = json.dumps({"question": "What is gout?"}) + "\n"
+    names = ",".join(map(str, reversed(experts)))
+    arguments = ["--experts", names, "--ranker", "bm25", "--max-new-tokens", 2, "--guard"]
+    code, _, err = cli("blend", "-", *arguments, "-o", tmp_path / "out.jsonl", stdin=given)
+    assert code == 0
+    [row] = _lines((tmp_path / "out.jsonl").read_text())
+    assert row["candidate_experts"] == ["poor#0", "good#0"]
+    assert "2 of 2 answers of experts were cut: see --max-new-tokens" in err
+    assert "1 of 1 answers that were fused were cut" in err
+    assert str(tmp_path / "out.jsonl") in err.replace("\n", "")
+
+
+def test_blanks_around_generated_answers_are_left_out(cli, experts, monkeypatch) -> None:
+    from blender_med.experts.fake import FakeExpert
+
+    plain = FakeExpert.generate
+
+    def spaced(self, *args, **kwargs):
+        rows = plain(self, *args, **kwargs)
+        return [[replace(c, text=f" {c.text}\n") for c in row] for row in rows]
+
+    monkeypatch.setattr(FakeExpert, "generate", spaced)
+    given = json.dumps({"question": "What is gout, and what comes of it?"}) + "\n"
+    arguments = ["--experts", experts[0], "--ranker", "bm25", "--seed", 5, "-q"]
+    code, out, _ = cli("blend", "-", *arguments, stdin=given)
+    [row] = _lines(out)
+    assert code == 0
+    texts = [*row["candidates"], row["best_candidate"], row["fused_answer"]]
+    assert all(texts) and texts == [text.strip() for text in texts]
 
 
 def test_rank_orders_given_answers(cli, jsonl) -> None:
