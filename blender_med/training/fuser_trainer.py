@@ -86,6 +86,24 @@ class FuserTrainer(JobTrainer):
         values = gathered(text_values(settings.dev_metric, texts, own))
         return {f"eval_{settings.dev_metric}": fmean(values)}
 
+    def token_mean(
+        self, logits: torch.Tensor, labels: torch.Tensor, tokens: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Cross-entropy per token of the answers of the whole step.
+
+        Args:
+            logits: [rows, places, vocabulary].
+            labels: What they predict, [rows, places]; ``IGNORED`` does not count.
+            tokens: Of the answers of all micro-batches of the step and of all processes; None:
+                there is this batch alone.
+        """
+        total = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        counted = (labels != IGNORED).sum() if tokens is None else tokens
+        # Gradients are averaged over the processes, which count the tokens of all.
+        return total / counted * self.accelerator.num_processes
+
 
 def _rows(examples: Sequence[FusionExample]) -> Any:
     """A data set of the kind that SFTTrainer asks for; batches are made of the examples."""
@@ -110,17 +128,8 @@ class Seq2SeqFuserTrainer(FuserTrainer, Seq2SeqTrainer):
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
         """Cross-entropy of the answers' tokens, summed and divided by those of the whole step."""
-        outputs = model(**inputs)
-        labels = inputs["labels"]
-        total = torch.nn.functional.cross_entropy(
-            outputs.logits.flatten(0, 1).float(),
-            labels.flatten(),
-            ignore_index=IGNORED,
-            reduction="sum",
-        )
-        tokens = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-        # Gradients are averaged over the processes, which count the tokens of all.
-        loss = total / tokens * self.accelerator.num_processes
+        outputs, labels = model(**inputs), inputs["labels"]
+        loss = self.token_mean(outputs.logits, labels, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
 
@@ -129,6 +138,24 @@ class SFTFuserTrainer(FuserTrainer, SFTTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the job writes a card of its own."""
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:
+        """As of an encoder-decoder; the output layer runs before tokens of answers only.
+
+        On prompts it would compute more than the rest of a small model does.
+        """
+        following = inputs["labels"][:, 1:]
+        places = (following != IGNORED).any(dim=0).nonzero().squeeze(1)
+        rows = {name: value for name, value in inputs.items() if name != "labels"}
+        outputs = model(**rows, use_cache=False, logits_to_keep=places)
+        loss = self.token_mean(outputs.logits, following[:, places], num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
 
 
 def fuser_trainer(
