@@ -33,12 +33,16 @@ class DatasetConfig(Recipe):
     """Which questions to load. ``path`` is a local file, folder or zip, or a Hub id.
 
     ``columns`` maps fields of Question to column names (generic types only). ``options`` are
-    settings of one type, such as the licence filter of ``pmc_oa``.
+    settings of one type, such as the licence filter of ``pmc_oa``. ``where`` keeps the rows whose
+    ``meta`` has one of the values: ``{source: [GHR, GARD]}``. ``documents`` keeps that share of
+    the documents (``meta["group"]``), drawn by the hash of their names; ``limit`` so many rows.
     """
 
     type: str
     path: str | None = None
     split: str | None = None
+    where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    documents: float = Field(1.0, gt=0, le=1)
     limit: int | None = Field(None, ge=1)
     strict: bool = False
     columns: dict[str, str] = Field(default_factory=dict)

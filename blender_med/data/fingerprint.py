@@ -9,6 +9,9 @@ from blender_med.config import result_fields
 from blender_med.data.config import DATASETS, DatasetConfig
 from blender_med.store.files import canonical_sha256, tree_sha256
 
+# Left out where they are not set, so that the runs from before there were any stay valid.
+_CHOICES = ("where", "documents")
+
 
 def dataset_fingerprint(config: DatasetConfig) -> str:
     """Hash of the local files, or the Hub id with its revision; of its companion files too.
@@ -24,10 +27,11 @@ def dataset_fingerprint(config: DatasetConfig) -> str:
 
 def dataset_identity(config: DatasetConfig) -> dict[str, Any]:
     """Settings of a data set but for the place where it stands, and the hash of its content."""
-    return {
-        "dataset": result_fields(config) | {"path": None},
-        "content": dataset_fingerprint(config),
-    }
+    settings = result_fields(config) | {"path": None}
+    for name in _CHOICES:
+        if name not in config.model_fields_set:
+            del settings[name]
+    return {"dataset": settings, "content": dataset_fingerprint(config)}
 
 
 def _own_fingerprint(config: DatasetConfig) -> str:

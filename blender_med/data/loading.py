@@ -15,6 +15,7 @@ from blender_med.data.config import DATASETS, DatasetConfig
 from blender_med.data.quarantine import Passages, QuarantinedRow, Questions
 from blender_med.errors import DataError
 from blender_med.records import Passage, Question
+from blender_med.registry import suggestion
 
 T = TypeVar("T", Question, Passage)
 
@@ -167,7 +168,28 @@ def _wanted(records: Sequence[T], config: DatasetConfig) -> list[T]:
                 value=config.split,
                 fix=fix,
             )
+    for name, values in config.where.items():
+        kept = _having(kept, name, values, config.path)
+    kept = [record for record in kept if _place(record) < config.documents]
     return kept if config.limit is None else _spread(kept, config.limit)
+
+
+def _having(records: list[T], name: str, values: Sequence[str], file: str | None) -> list[T]:
+    kept = [record for record in records if record.meta.get(name) in values]
+    if records and not kept:
+        known = sorted({record.meta[name] for record in records if name in record.meta})
+        fix = suggestion(values[0] if values else "", known) if known else "name a key of 'meta'"
+        problem = "no row has one of these values"
+        key = f"dataset.where.{name}"
+        raise DataError(problem, file=file, key=key, value=list(values), fix=fix)
+    return kept
+
+
+def _place(record: Question | Passage) -> float:
+    """Place of a record's document between 0 and 1, the same for all of its rows."""
+    name = f"{record.dataset}/{record.meta.get('group') or record.id}"
+    digest = sha256(f"documents:{name}".encode("utf-8", "replace")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def _spread(records: Sequence[T], limit: int) -> list[T]:

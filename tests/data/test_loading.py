@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from hashlib import sha256
 
 import pytest
@@ -10,6 +11,7 @@ import blender_med
 from blender_med.config import parse
 from blender_med.data import Questions, load_dataset_config, load_passages, load_questions
 from blender_med.data.config import DATASETS, DatasetConfig
+from blender_med.data.fingerprint import dataset_identity
 from blender_med.errors import BlenderMedError, ConfigError, DataError
 
 
@@ -50,6 +52,40 @@ def test_limit_counts_after_the_split(write):
     questions = load_questions("jsonl", write("m.jsonl", marked), split="dev", limit=15)
     assert len(questions) == 15
     assert {q.split for q in questions} == {"dev"}
+
+
+def test_where_keeps_the_values_named(write):
+    marked = [{**row, "source": "ABC"[i % 3]} for i, row in enumerate(rows(30))]
+    path = write("m.jsonl", marked)
+    found = parse(
+        DatasetConfig, {"type": "jsonl", "path": str(path), "where": {"source": ["A", "C"]}}
+    )
+    assert [q.meta["source"] for q in load_dataset_config(found)] == ["A", "C"] * 10
+    wrong = found.model_copy(update={"where": {"source": ("Bb",)}})
+    with pytest.raises(DataError, match="did you mean 'B'") as caught:
+        load_dataset_config(wrong)
+    assert caught.value.key == "dataset.where.source"
+
+
+def test_a_share_of_the_documents_keeps_them_whole(write):
+    marked = [{**row, "group": f"g{i // 3}"} for i, row in enumerate(rows(600))]
+    tree = {"type": "jsonl", "path": str(write("m.jsonl", marked)), "columns": {"group": "group"}}
+    groups = {}
+    for share in (0.1, 0.5, 1.0):
+        found = load_dataset_config(parse(DatasetConfig, tree | {"documents": share}))
+        groups[share] = Counter(q.meta["group"] for q in found)
+        assert set(groups[share].values()) == {3}
+    assert set(groups[0.1]) < set(groups[0.5]) < set(groups[1.0])
+    assert len(groups[1.0]) == 200
+    assert 70 <= len(groups[0.5]) <= 130  # four standard deviations around 100
+
+
+def test_choices_that_are_not_made_leave_the_identity_as_it_was(write):
+    path = str(write("m.jsonl", rows(3)))
+    plain = dataset_identity(parse(DatasetConfig, {"type": "jsonl", "path": path}))
+    assert not {"where", "documents"} & set(plain["dataset"])
+    chosen = parse(DatasetConfig, {"type": "jsonl", "path": path, "documents": 0.5})
+    assert dataset_identity(chosen)["dataset"]["documents"] == 0.5
 
 
 def test_missing_split_names_those_there_are(write):
