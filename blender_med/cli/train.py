@@ -21,7 +21,9 @@ def train(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train a ranker or a fuser; a job that was killed continues at its last checkpoint.
+    """Train a ranker or a fuser, or make an expert: tune, merge, quantise.
+
+    A job that was killed continues at its last checkpoint.
 
     torchrun shares a job between processes: torchrun --nproc-per-node N -m blender_med train ...
     """
@@ -44,16 +46,12 @@ def train(
 
 def _train(job: Job, folder: Path, *, force: bool, quiet: bool) -> bool:
     from blender_med.cli.console import stderr
-    from blender_med.errors import ConfigError
     from blender_med.executors.progress import ProgressDisplay
     from blender_med.store.lock import run_lock
     from blender_med.training.jobs import prepared
     from blender_med.training.processes import is_first
 
-    if job.data is None:
-        fix = "add data: {run: runs/NAME}, or --set data.run=runs/NAME"
-        raise ConfigError("the recipe names no data to train on", key="data", fix=fix)
-    steps, bring_up_to_date = prepared(job, job.data)
+    steps, bring_up_to_date = prepared(job)
     display = ProgressDisplay(stderr, quiet=quiet)
     lock = run_lock(folder) if is_first() else nullcontext()
     with lock, display.stage(job.name, steps) as advance:

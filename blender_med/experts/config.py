@@ -13,7 +13,12 @@ from blender_med.errors import SECRET_NAME
 
 Engine = Literal["auto", "vllm", "transformers", "openai", "fake"]
 Quantization = Literal[
-    "awq", "gptq", "bitsandbytes", "compressed-tensors", "int8_per_channel_weight_only"
+    "awq",
+    "gptq",
+    "bitsandbytes",
+    "bitsandbytes-8bit",
+    "compressed-tensors",
+    "int8_per_channel_weight_only",
 ]
 
 
@@ -109,6 +114,7 @@ class ExpertConfig(Recipe):
     allow_pickle: bool = speed_only(False, description="read weights that are no safetensors")
     engine_options: dict[str, Any] = Field(default_factory=dict)
     openai: OpenAIServer | None = None
+    made_by: str | None = speed_only(None, description="what makes the weights")
     tensor_parallel_size: int = speed_only(1, ge=1)
     gpu_memory_utilization: float = speed_only(0.9, gt=0, le=1)
     batch_size: int = speed_only(16, ge=1, description="transformers engine only")

@@ -103,6 +103,8 @@ def hidden_size(config: ExpertConfig) -> int:
 def _auto(config: ExpertConfig) -> tuple[str, str]:
     if find_spec("vllm") is None:
         return "transformers", "vLLM is not installed"
+    if config.quantization == "bitsandbytes-8bit":
+        return "transformers", "vLLM loads bitsandbytes in 4 bits only"
     architecture = _architecture(config)
     if architecture is None:
         return (
@@ -117,7 +119,11 @@ def _auto(config: ExpertConfig) -> tuple[str, str]:
 
 
 def _check_quantization(config: ExpertConfig, device: str | None) -> None:
-    if config.quantization == "bitsandbytes" and not on_cuda(device):
+    if config.quantization == "bitsandbytes-8bit" and config.engine == "vllm":
+        problem = f"expert '{config.name}': vLLM loads bitsandbytes in 4 bits only"
+        fix = "set 'engine: transformers', or 'quantization: bitsandbytes'"
+        raise ExpertError(problem, key="quantization", value=config.quantization, fix=fix)
+    if (config.quantization or "").startswith("bitsandbytes") and not on_cuda(device):
         problem = (
             f"expert '{config.name}': bitsandbytes weights run on CUDA only, this device is a CPU"
         )
@@ -185,6 +191,7 @@ def engine_key(config: ExpertConfig, *, device: str | None = None) -> str:
         "description",
         "license",
         "lora",
+        "made_by",
         "chat",
         "template",
         "system",

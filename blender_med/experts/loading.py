@@ -14,6 +14,7 @@ from blender_med.experts.base import Expert, StateExpert
 from blender_med.experts.config import ExpertConfig, StateConfig
 from blender_med.experts.engines import engine_choice, engine_key, state_engine_choice
 from blender_med.experts.hub import is_local
+from blender_med.experts.made import ExpertJob, Save, made_expert
 from blender_med.prompts.templates import TEMPLATES
 from blender_med.registry import Registry, suggestion
 
@@ -48,14 +49,16 @@ def load_expert_config(
     *,
     key: str = "",
     file: str | Path | None = None,
+    within: tuple[Path, ...] = (),
 ) -> ExpertConfig:
-    """Recipe of an expert.
+    """Recipe of an expert; the recipe of a job is that of the expert which the job makes.
 
     Args:
         source: Name of a recipe, path of a YAML file, or the recipe itself as a mapping.
         folder: Where named recipes are; None for the usual places.
         key: Where ``source`` stands in the calling recipe, for messages.
         file: The calling recipe, for messages.
+        within: Recipes of the experts that are made from this one.
 
     Raises:
         ConfigError: No such recipe, or it is not valid.
@@ -65,8 +68,27 @@ def load_expert_config(
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
         path = _find(str(source), expert_folders(folder), key, file)
-    config = parse(ExpertConfig, load_yaml(path), file=path)
-    return _checked(config, file=path)
+    tree = load_yaml(path)
+    if "job" in tree:
+        return _made(tree, folder, path, within)
+    return _checked(parse(ExpertConfig, tree, file=path), file=path)
+
+
+def _made(
+    tree: Mapping[str, Any], folder: str | Path | None, file: Path, within: tuple[Path, ...]
+) -> ExpertConfig:
+    """The expert of a job's recipe; the job's own settings are not looked at."""
+    known = {key: value for key, value in tree.items() if key in ExpertJob.model_fields}
+    job = parse(ExpertJob, known, file=file)
+    if file in within:
+        fix = "name an expert that is not made from this one"
+        problem = "an expert is made from itself"
+        raise ConfigError(problem, key="base", file=file, value=job.base, fix=fix)
+    base = load_expert_config(job.base, folder, key="base", file=file, within=(*within, file))
+    save: Save = "adapter" if tree.get("save") == "adapter" else "merged"
+    config = made_expert(job, base, job.folder, save=save, command=f"blender-med train {file}")
+    TEMPLATES.check(config.template, key="expert.template", file=str(file))
+    return config
 
 
 def _checked(

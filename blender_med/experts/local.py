@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blender_med.errors import BlenderMedError, ExpertError
+from blender_med.experts.adapters import check_adapter
 from blender_med.experts.base import (
     ChoiceScores,
     Completion,
@@ -22,6 +23,7 @@ from blender_med.experts.base import (
 from blender_med.experts.config import ExpertConfig, Sampling, StateConfig
 from blender_med.experts.engines import on_cuda
 from blender_med.experts.hub import commit_hash, download, is_local
+from blender_med.experts.made import check_made
 from blender_med.experts.packages import package_model_folder
 from blender_med.experts.process import EngineProcess
 from blender_med.experts.rendering import Renderer, state_budget
@@ -31,7 +33,7 @@ from blender_med.experts.requests import (
     GenerateRequest,
     StateRequest,
 )
-from blender_med.experts.revision import model_revision
+from blender_med.experts.revision import base_revision, model_revision
 from blender_med.experts.vllm import vllm_environment
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class SharedEngine:
         states: StateConfig | None = None,
     ) -> None:
         self._engine = engine
-        self._config = group[0]
+        self._config, self._group = group[0], tuple(group)
         self._loras = tuple(dict.fromkeys(c.lora for c in group if c.lora))
         self._verbose = verbose
         self._device = device
@@ -93,6 +95,8 @@ class SharedEngine:
     def _start(self) -> EngineProcess:
         cuda = on_cuda(self._device)
         folder, commit = model_source(self._config)
+        for config in self._group:
+            check_adapter(config, Path(folder), base_revision(config), self._engine)
         spec = EngineSpec(
             self._engine, self._config, folder, commit, self._loras, cuda, self._states
         )
@@ -103,7 +107,12 @@ class SharedEngine:
 
 
 def model_source(config: ExpertConfig) -> tuple[str, str | None]:
-    """Folder or Hub id of the model, and the commit of a Hub id; converts a package's GGUF."""
+    """Folder or Hub id of the model, and the commit of a Hub id; converts a package's GGUF.
+
+    Raises:
+        NotMadeError: The job that makes the model has not run.
+    """
+    check_made(config)
     if config.package is not None:
         return str(package_model_folder(config)), None
     model = str(config.model)
@@ -149,6 +158,11 @@ class LocalExpert:
     def revision(self) -> str:
         """Identity of the weights."""
         return model_revision(self.config)
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the engine, None while it does not run."""
+        return self._engine.pid
 
     @cached_property
     def _renderer(self) -> Renderer:

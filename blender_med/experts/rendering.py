@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from blender_med.errors import ConfigError
@@ -10,7 +11,7 @@ from blender_med.experts.base import Prompt
 from blender_med.experts.config import ExpertConfig
 from blender_med.prompts.marks import mark_pattern, neutral_question, neutral_text
 from blender_med.prompts.protocols import lm_eval_choices, lm_eval_prompt, lm_eval_statement
-from blender_med.prompts.templates import chat_messages, plain_prompt
+from blender_med.prompts.templates import answer_text, chat_messages, end_of_turn, plain_prompt
 from blender_med.prompts.truncate import fit_context
 from blender_med.records import Question
 
@@ -103,6 +104,39 @@ class Renderer:
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids that the model reads."""
         return self._ids(prompt.text, prompt.add_special_tokens)
+
+    def encode_target(self, question: Question, prompt: Prompt) -> list[int]:
+        """Token ids that a model is trained to write behind a prompt of :meth:`render`.
+
+        The end of the answer comes last: of the turn, or without a chat template of the text.
+
+        Raises:
+            ValueError: The question has no answer.
+        """
+        answer = answer_text(question)
+        if answer is None:
+            raise ValueError(f"question {question.id} has no answer")
+        text = neutral_text(answer, self._marks).strip()
+        blank = "" if prompt.text[-1:].isspace() else " "
+        return self._behind(prompt, blank + text) + self._closing
+
+    def encode_right_choice(self, question: Question) -> tuple[list[int], list[int]]:
+        """Token ids of the prompt of protocol ``lm_eval`` and of the right choice with its end."""
+        prompt, choices = self.render_choices(question)
+        ids, encoded = self.encode_choices(prompt, choices)
+        return ids, encoded[int(str(question.answer_index))] + self._closing
+
+    def _behind(self, prompt: Prompt, text: str) -> list[int]:
+        """Tokens of ``text`` as they stand behind a prompt, whose own tokens stay as they are."""
+        ids, whole = self.encode(prompt), self._ids(prompt.text + text, prompt.add_special_tokens)
+        if whole[: len(ids)] == ids:
+            return whole[len(ids) :]
+        return self._ids(text, False)
+
+    @cached_property
+    def _closing(self) -> list[int]:
+        end = end_of_turn(self._tokenizer) if self._chat else ""
+        return self._ids(end or self._tokenizer.eos_token or "", False)
 
     def encode_choices(
         self, prompt: Prompt, choices: tuple[str, ...]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from blender_med.experts.config import ExpertConfig
 from blender_med.experts.hub import commit_hash
+from blender_med.experts.made import check_made
 from blender_med.experts.packages import CONVERSION, gguf_sha256
 from blender_med.models import local_folder
 from blender_med.store.cache import cache_root
@@ -34,13 +35,15 @@ def model_revision(config: ExpertConfig) -> str:
 
     Raises:
         ExpertError: The model is not found.
+        NotMadeError: The job that makes it has not run.
         MissingDependencyError: The weights' package is not installed.
     """
+    check_made(config)
     if config.engine == "fake":
         from blender_med.experts.fake import FakeExpert
 
         return FakeExpert(config).revision
-    parts = [_base_revision(config)]
+    parts = [base_revision(config)]
     if config.lora:
         parts.append("lora:" + weights_revision(config.lora))
     if config.tokenizer:
@@ -48,7 +51,8 @@ def model_revision(config: ExpertConfig) -> str:
     return "+".join(parts)
 
 
-def _base_revision(config: ExpertConfig) -> str:
+def base_revision(config: ExpertConfig) -> str:
+    """The same without adapter and tokenizer. Raises as :func:`model_revision`."""
     if config.openai is not None:
         return f"openai:{config.openai.base_url.rstrip('/')}:{config.model}"
     if config.package is not None:

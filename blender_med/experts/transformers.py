@@ -283,11 +283,13 @@ def _dtype(config: ExpertConfig, cuda: bool) -> Any:
 
 
 def _bitsandbytes(config: ExpertConfig) -> Any:
-    if config.quantization != "bitsandbytes":
+    if not (config.quantization or "").startswith("bitsandbytes"):
         return None
     import torch
     from transformers import BitsAndBytesConfig
 
+    if config.quantization == "bitsandbytes-8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
     )

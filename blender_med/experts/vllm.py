@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blender_med.errors import ExpertError
+from blender_med.experts.adapters import adapter_rank
 from blender_med.experts.base import Completion
 from blender_med.experts.config import ExpertConfig, Sampling, StateConfig
 from blender_med.experts.engines import resolved_dtype
@@ -106,8 +107,9 @@ def _lora_arguments(loras: Sequence[str]) -> dict[str, Any]:
 
 
 def _rank(lora: str) -> int:
-    config = json.loads((Path(lora) / "adapter_config.json").read_text(encoding="utf-8"))
-    return max([int(config["r"]), *map(int, config.get("rank_pattern", {}).values())])
+    return adapter_rank(
+        json.loads((Path(lora) / "adapter_config.json").read_text(encoding="utf-8"))
+    )
 
 
 def _pooling_arguments(states: StateConfig) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from blender_med.errors import ConfigError
 from blender_med.prompts.marks import mark_pattern, neutral_text
+from blender_med.prompts.templates import end_of_turn
 from blender_med.prompts.truncate import GAP
 
 MAX_LENGTH = 1024
@@ -86,7 +87,6 @@ _AGGREGATOR = (
     "instruction. Ensure your response is well-structured, coherent, and adheres to the highest "
     "standards of accuracy and reliability.\n\nResponses from models:"
 )
-_PROBE = "PROBE"
 
 Turns = list[dict[str, str]]
 Wording = Callable[[str, str, Sequence[str]], Turns]
@@ -122,7 +122,7 @@ class ChatLayout:
     def __init__(self, tokenizer: Any, wording: Wording = fusion_turns) -> None:
         self._tokenizer = tokenizer
         self._wording = wording
-        self.closing = self._end_of_turn() or tokenizer.eos_token or ""
+        self.closing = end_of_turn(tokenizer) or tokenizer.eos_token or ""
 
     def render(self, instruction: str, input: str, candidates: Sequence[str]) -> str:
         """The prompt; its parts stand in it as they are."""
@@ -138,13 +138,6 @@ class ChatLayout:
             return self._templated(turns, reply=True)
         except TemplateError:  # Gemma and the first Mistral refuse the role 'system'
             return self._templated([{"role": "user", "content": joined}], reply=True)
-
-    def _end_of_turn(self) -> str:
-        """What the template writes behind an answer, up to the line's end."""
-        if not self._tokenizer.chat_template:
-            return ""
-        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
-        return self._templated(turns, reply=False).rpartition(_PROBE)[2].strip()
 
     def _templated(self, turns: list[dict[str, str]], *, reply: bool) -> str:
         text: str = self._tokenizer.apply_chat_template(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from blender_med.prompts.protocols import is_yes_no_maybe, lettered, required_options
 from blender_med.records import Question
@@ -15,6 +16,7 @@ _ALPACA = (
     "context. Write a response that appropriately completes the request."
 )
 _LONG = "Answer the medical question."
+_PROBE = "PROBE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,26 @@ def chat_messages(
     context = question.context if context is None else context
     user = {"role": "user", "content": _task(question, context or "")}
     return ([{"role": "system", "content": system}] if system else []) + [user]
+
+
+def answer_text(question: Question) -> str | None:
+    """What a model is trained to answer: the reference, or the right option; None without one."""
+    if question.task == "long":
+        return question.reference or None
+    if question.answer_index is None:
+        return None
+    options = required_options(question)
+    listed = options if is_yes_no_maybe(options) else lettered(options).splitlines()
+    return listed[question.answer_index]
+
+
+def end_of_turn(tokenizer: Any) -> str:
+    """What a chat template writes behind an answer, up to the line's end; empty without one."""
+    if not tokenizer.chat_template:
+        return ""
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
+    text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False)
+    return text.rpartition(_PROBE)[2].strip()
 
 
 def _task(question: Question, context: str) -> str:

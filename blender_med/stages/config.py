@@ -22,12 +22,14 @@ from blender_med.rankers.config import RankerToApply
 from blender_med.registry import Registry, suggestion
 from blender_med.stages.asking import ChoiceGeneration, GpuIds, LongGeneration
 from blender_med.training.config import RankerJob
+from blender_med.training.expert_config import AnyExpertJob
 from blender_med.training.fuser_config import FuserJob, ShownCandidates
 
 STAGES = Registry(
     "stage",
     {
         "prepare": "blender_med.stages.prepare:Prepare",
+        "train-expert": "blender_med.stages.train_expert:TrainExpert",
         "generate": "blender_med.stages.generate:Generate",
         "score": "blender_med.stages.score:ScoreStage",
         "train-ranker": "blender_med.stages.train_ranker:TrainRanker",
@@ -86,6 +88,29 @@ def _check_fractions(fractions: Fractions) -> None:
         raise ValueError("the keys of 'splits' are train, dev and test")
     if abs(sum(fractions.values()) - 1) > 1e-6:
         raise ValueError("the fractions of 'splits' must sum to 1")
+
+
+class TrainExpertConfig(Recipe):
+    """Make experts: tune them on documents that the run does not ask about, merge, quantise.
+
+    ``experts`` are names of recipes in ``experts/`` with a ``job``, paths of such recipes, or
+    inline ones, each after those that it starts from. The pipeline's own ``experts`` may name
+    them.
+    """
+
+    type: Literal["train-expert"] = "train-expert"
+    experts: tuple[AnyExpertJob, ...] = Field(min_length=1)
+
+    @field_validator("experts")
+    @classmethod
+    def _distinct_names(cls, value: tuple[AnyExpertJob, ...]) -> tuple[AnyExpertJob, ...]:
+        _refuse_repeats("expert", [job.name for job in value])
+        return value
+
+    @property
+    def jobs(self) -> tuple[AnyExpertJob, ...]:
+        """The jobs in order."""
+        return self.experts
 
 
 class GenerateConfig(Recipe):
@@ -276,6 +301,7 @@ class ReportConfig(Recipe):
 
 StageConfig = Annotated[
     PrepareConfig
+    | TrainExpertConfig
     | GenerateConfig
     | ScoreConfig
     | TrainRankerConfig

@@ -32,7 +32,10 @@ class Generate(Stage):
     """Candidates of every expert; experts that share an engine are served by one process."""
 
     name = "generate"
-    reads = (Reads("prepare", ("id", "task", "question", "context", "options")),)
+    reads = (
+        Reads("prepare", ("id", "task", "question", "context", "options")),
+        Reads("train-expert", (), optional=True),
+    )
     writes = Candidate
     config: GenerateConfig
 

@@ -13,6 +13,7 @@ from blender_med.experts.loading import load_expert_config
 from blender_med.recipes_folder import find_recipe
 from blender_med.stages.base import Run
 from blender_med.stages.config import PipelineRecipe, with_long_stages
+from blender_med.stages.expert_recipes import made_in_run, with_long_experts
 from blender_med.stages.fuser_recipes import with_long_fusers
 from blender_med.stages.ranker_recipes import with_long_rankers
 
@@ -40,17 +41,19 @@ def open_recipe(
     if strict:
         datasets = [one.model_copy(update={"strict": True}) for one in recipe.dataset]
         recipe = recipe.model_copy(update={"dataset": tuple(datasets)})
+    folder = Path(recipe.output_dir) / recipe.name
+    made = made_in_run(recipe, folder)
     experts = tuple(
-        load_expert_config(expert, key=f"experts.{i}", file=file)
+        made.get(str(expert)) or load_expert_config(expert, key=f"experts.{i}", file=file)
         for i, expert in enumerate(recipe.experts)
     )
     _check_names(experts, file)
-    return Run(recipe, experts, Path(recipe.output_dir) / recipe.name, verbose=verbose)
+    return Run(recipe, experts, folder, verbose=verbose)
 
 
 def _spelt_out(tree: dict[str, Any]) -> dict[str, Any]:
-    """Stages, rankers, fusers given by name alone as mappings, so that overrides reach in."""
-    return with_long_fusers(with_long_rankers(with_long_stages(tree)))
+    """Stages, experts, rankers, fusers given by name as mappings, so that overrides reach in."""
+    return with_long_fusers(with_long_rankers(with_long_experts(with_long_stages(tree))))
 
 
 def _check_names(experts: tuple[ExpertConfig, ...], file: Path) -> None:

@@ -15,6 +15,7 @@ from blender_med.config import Recipe, load_yaml, parse
 from blender_med.errors import BlenderMedError, ConfigError
 from blender_med.experts.config import ExpertConfig
 from blender_med.experts.hub import UnknownCommitError
+from blender_med.experts.made import NotMadeError
 from blender_med.records import Record
 from blender_med.registry import suggestion
 from blender_med.stages.base import Run, Stage, Unit
@@ -163,6 +164,8 @@ def dry_run(run: Run, selection: Selection) -> list[StagePlan]:
 def _foreseen(stage: Stage, inputs: dict[str, str], *, force: bool) -> tuple[str, StagePlan]:
     try:
         return _decide(stage, inputs, force=force)
+    except NotMadeError as error:
+        return "", StagePlan(stage.name, "run", error.problem)
     except UnknownCommitError as error:
         if read_manifest(stage.folder) or read_progress(stage.folder):
             raise

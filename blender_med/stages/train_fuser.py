@@ -56,6 +56,10 @@ class TrainFuser(TrainingStage):
 
         return train_fuser(job, self.examples(job), folder, advance=advance)
 
+    def steps(self, job: FuserJob) -> int:
+        """Optimiser steps of a training that is not stopped early."""
+        return job.training.total_steps(len(self.examples(job).train))
+
     def examples(self, job: FuserJob) -> TrainingExamples[FusionExample]:
         """Ordered candidates; read once for all fusers of the same order."""
         order = job.candidates.metric, job.candidates.ranker

@@ -48,6 +48,10 @@ class TrainRanker(TrainingStage):
 
         return train_ranker(job, self.examples(job), folder, advance=advance)
 
+    def steps(self, job: RankerJob) -> int:
+        """Optimiser steps of a training that is not stopped early."""
+        return job.training.total_steps(len(self.examples(job).train))
+
     def examples(self, job: RankerJob) -> TrainingExamples[RankingExample]:
         """Labelled candidates; read once for all rankers of the same labels."""
         if job.labels not in self._by_labels:

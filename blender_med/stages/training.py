@@ -12,10 +12,15 @@ from blender_med.errors import ConfigError
 from blender_med.metrics import METRIC_SPECS
 from blender_med.registry import suggestion
 from blender_med.stages.base import Advance, Run, Stage, Unit
-from blender_med.stages.config import ScoreConfig, TrainFuserConfig, TrainRankerConfig
+from blender_med.stages.config import (
+    ScoreConfig,
+    TrainExpertConfig,
+    TrainFuserConfig,
+    TrainRankerConfig,
+)
 from blender_med.store.manifest import read_manifest
 from blender_med.training.config import RankerJob
-from blender_med.training.examples import TrainingExamples
+from blender_med.training.expert_config import AnyExpertJob
 from blender_med.training.fuser_config import FuserJob
 
 
@@ -27,27 +32,24 @@ class TrainingStage(Stage):
     """
 
     kind: ClassVar[str]
-    config: TrainRankerConfig | TrainFuserConfig
-
-    @abstractmethod
-    def examples(self, job: Any) -> TrainingExamples[Any]:
-        """What a job learns from."""
+    config: TrainRankerConfig | TrainFuserConfig | TrainExpertConfig
 
     @abstractmethod
     def train(self, job: Any, folder: Path, advance: Advance) -> bool:
         """Bring the folder of a job up to date; whether anything was trained."""
 
     @property
-    def jobs(self) -> tuple[RankerJob | FuserJob, ...]:
+    def jobs(self) -> tuple[RankerJob | FuserJob | AnyExpertJob, ...]:
         """Jobs of the stage, in order."""
         return self.config.jobs
 
     def plan(self, shard_size: int | None) -> list[Unit]:
         """One unit per model, of as many steps as its training takes at most."""
-        return [
-            Unit(job.name, job.training.total_steps(len(self.examples(job).train)))
-            for job in self.jobs
-        ]
+        return [Unit(job.name, self.steps(job)) for job in self.jobs]
+
+    @abstractmethod
+    def steps(self, job: Any) -> int:
+        """Steps that a job takes at most."""
 
     def execute(self, units: Sequence[Unit], advance: Advance) -> Iterator[tuple[Unit, list[Any]]]:
         """Train what is not trained yet; there are no shards."""

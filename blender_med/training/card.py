@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 from blender_med import __version__
+from blender_med.config import Recipe
+from blender_med.experts.made import ExpertJob
 from blender_med.store.files import write_text
 from blender_med.training.config import RankerJob
 from blender_med.training.examples import TrainingExamples
@@ -30,7 +32,7 @@ _TEMPLATE = """\
 ## Data
 {material} Source: {source}.
 
-| split | questions | candidates |
+| split | questions | {counted} |
 | --- | --- | --- |
 {data}
 Left out, since they teach nothing: {dropped}.
@@ -53,6 +55,27 @@ Measured while training:
 """
 
 
+_MADE_TEMPLATE = """\
+---
+{front}---
+# {name}
+
+{description}
+{summary} Made with blender_med {version}.
+
+```
+{usage}
+```
+
+{figures}## Recipe
+```yaml
+{recipe}```
+
+## Limits
+{limits}
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class CardText:
     """What one kind of model says about itself.
@@ -64,6 +87,7 @@ class CardText:
         usage: Python lines that use it.
         material: What it learned from, beside the source.
         limits: What it cannot do.
+        counted: What the table of the data counts in every example, an attribute of it.
     """
 
     tags: tuple[str, ...]
@@ -72,11 +96,12 @@ class CardText:
     usage: str
     material: str
     limits: str
+    counted: str = "candidates"
 
 
 def write_card(
     file: Path,
-    job: RankerJob | FuserJob,
+    job: RankerJob | FuserJob | ExpertJob,
     text: CardText,
     examples: TrainingExamples[Any],
     figures: Mapping[str, Mapping[str, float]],
@@ -106,16 +131,43 @@ def write_card(
         usage=text.usage,
         material=text.material,
         source=examples.source,
-        data=_lines(_data_rows(examples)),
+        counted=text.counted.replace("_", " "),
+        data=_lines(_data_rows(examples, text.counted)),
         dropped="; ".join(f"{n} {reason}" for reason, n in examples.dropped.items()) or "nothing",
         best_step=best_step,
         figures=_lines(_figure_rows(figures)),
         measured=metric.removeprefix("eval_").replace("_", " "),
         measurements=_lines((r["step"], f"{r[metric]:.4f}") for r in log if metric in r),
-        recipe=yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        recipe=_recipe_text(job),
         limits=text.limits,
     )
     write_text(file, content)
+
+
+def write_made_card(
+    file: Path,
+    job: ExpertJob,
+    text: CardText,
+    figures: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Write the card of a model that was made without training; arguments as `write_card`."""
+    shown = _lines(_figure_rows(figures)) if figures else ""
+    content = _MADE_TEMPLATE.format(
+        front=_front_matter(text),
+        name=job.name,
+        description=f"{job.description}\n" if job.description else "",
+        summary=text.summary,
+        version=__version__,
+        usage=text.usage,
+        figures=f"## Results\n{text.material}\n\n{shown}\n" if figures else "",
+        recipe=_recipe_text(job),
+        limits=text.limits,
+    )
+    write_text(file, content)
+
+
+def _recipe_text(job: Recipe) -> str:
+    return yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def _front_matter(text: CardText) -> str:
@@ -127,9 +179,9 @@ def _front_matter(text: CardText) -> str:
     return yaml.safe_dump(entries, sort_keys=False)
 
 
-def _data_rows(examples: TrainingExamples[Any]) -> Iterator[tuple[str, int, int]]:
+def _data_rows(examples: TrainingExamples[Any], counted: str) -> Iterator[tuple[str, int, int]]:
     for name, own in (("train", examples.train), ("dev", examples.dev)):
-        yield name, len(own), sum(len(example.candidates) for example in own)
+        yield name, len(own), sum(len(getattr(example, counted)) for example in own)
 
 
 def _figure_rows(figures: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, ...]]:

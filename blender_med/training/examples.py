@@ -14,6 +14,7 @@ from blender_med.data.fusion import FusionExample
 from blender_med.data.mixinstruct import load_candidates
 from blender_med.data.pairs import RankingExample, labelled_examples
 from blender_med.data.splits import DEV_OF_TRAIN, resplit, with_dev_split
+from blender_med.data.tuning import TuningExample
 from blender_med.errors import ConfigError, DataError
 from blender_med.records import Candidate, Question, Score
 from blender_med.store.manifest import read_manifest
@@ -22,7 +23,7 @@ from blender_med.training.config import TrainingData
 
 LEARNED_SPLITS = ("train", "dev")
 
-E = TypeVar("E", RankingExample, FusionExample)
+E = TypeVar("E", RankingExample, FusionExample, TuningExample)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,9 @@ class TrainingExamples(Generic[E]):
         return digest.hexdigest()
 
 
-def _plain(example: RankingExample | FusionExample) -> list[object]:
+def _plain(example: RankingExample | FusionExample | TuningExample) -> list[object]:
+    if isinstance(example, TuningExample):
+        return example.plain()
     if isinstance(example, FusionExample):
         return list(astuple(example))
     return [example.source, example.candidates, example.labels.tolist(), example.reference]

@@ -81,9 +81,9 @@ class FuserBatches:
         if not self._encoder_decoder:
             rows = [(prompt + target, [IGNORED] * len(prompt) + target) for prompt, target in rows]
         return {
-            "input_ids": _padded([inputs for inputs, _ in rows], self._pad_id),
-            "attention_mask": _padded([[1] * len(inputs) for inputs, _ in rows], 0),
-            "labels": _padded([labels for _, labels in rows], IGNORED),
+            "input_ids": padded([inputs for inputs, _ in rows], self._pad_id),
+            "attention_mask": padded([[1] * len(inputs) for inputs, _ in rows], 0),
+            "labels": padded([labels for _, labels in rows], IGNORED),
         }
 
     def row(self, key: Key, example: FusionExample) -> tuple[Ids, Ids]:
@@ -94,6 +94,7 @@ class FuserBatches:
         return list(prompt.ids), self._formatter.target_ids(example.target, self._target_maxlength)
 
 
-def _padded(rows: Sequence[Sequence[int]], filling: int) -> torch.Tensor:
+def padded(rows: Sequence[Sequence[int]], filling: int) -> torch.Tensor:
+    """Rows of equal length, [rows, longest], filled up on the right."""
     longest = max(map(len, rows))
     return torch.tensor([[*row, *[filling] * (longest - len(row))] for row in rows])

@@ -54,7 +54,7 @@ class FuserTask(TrainingTask):
 
     def __init__(self, job: FuserJob, examples: TrainingExamples[FusionExample]) -> None:
         metric = f"eval_{job.training.dev_metric}"
-        super().__init__(job.name, job.seed, job.training.patience, metric, examples)
+        super().__init__(job.name, job.seed, job.training, metric, examples)
         self._job = job
         self._dev = examples.dev[: job.training.max_dev_questions]
 

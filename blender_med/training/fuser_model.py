@@ -8,12 +8,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-from blender_med.errors import ConfigError, MissingDependencyError
+from blender_med.errors import ConfigError
 from blender_med.fusers.loading import CONFIG_KEY, formatter_of, load_model
 from blender_med.fusers.prompts import PromptFormatter
+from blender_med.training.adapters import (
+    quantization_settings,
+    ready_for_adapters,
+    with_adapters,
+)
 from blender_med.training.backbone import backbone_source
 from blender_med.training.config import Precision
-from blender_med.training.fuser_config import FuserJob, LoRA
+from blender_med.training.fuser_config import FuserJob
 
 
 class FuserModel(NamedTuple):
@@ -45,18 +50,15 @@ def model_to_train(job: FuserJob, precision: Precision) -> FuserModel:
         return loaded
     model = loaded.model
     if job.quantization is not None:
-        from peft import prepare_model_for_kbit_training
-
-        saving = job.training.gradient_checkpointing
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=saving)
-    return loaded._replace(model=_with_adapters(model, job.lora))
+        model = ready_for_adapters(model, saves_memory=job.training.gradient_checkpointing)
+    return loaded._replace(model=with_adapters(model, job.lora))
 
 
 def load_backbone(job: FuserJob, precision: Precision, *, quantized: bool = False) -> FuserModel:
     """The backbone with the formatter of a job, on the CPU unless it is quantised."""
     source, revision = backbone_source(job.fuser.backbone, job.fuser.revision)
     dtype = "float32" if job.lora is None else precision
-    settings = _quantization(job) if quantized else {}
+    settings = quantization_settings(str(job.quantization)) if quantized else {}
     return _loaded(job, source, revision, dtype, settings)
 
 
@@ -125,49 +127,3 @@ def check_lengths(job: FuserJob, loaded: FuserModel) -> None:
         problem = f"a row of {row} tokens is longer than the {positions} positions of the model"
         fix = "lower fuser.max_length or fuser.target_maxlength"
         raise ConfigError(problem, key="fuser.max_length", value=fuser.max_length, fix=fix)
-
-
-def _with_adapters(model: Any, lora: LoRA) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    kind = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
-    modules = lora.target_modules
-    settings = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=modules if isinstance(modules, str) else list(modules),
-        task_type=kind,
-    )
-    try:
-        return get_peft_model(model, settings)
-    except ValueError as error:
-        fix = "name linear layers of the backbone, such as [q_proj, v_proj], or all-linear"
-        key = "lora.target_modules"
-        raise ConfigError(f"no adapters: {error}", key=key, value=modules, fix=fix) from error
-
-
-def _quantization(job: FuserJob) -> dict[str, Any]:
-    value = job.quantization
-    if not torch.cuda.is_available():
-        fix = "leave 'quantization' out, or train on a machine with an NVIDIA GPU"
-        problem = "quantised training needs CUDA, and this machine has none"
-        raise ConfigError(problem, key="quantization", value=value, fix=fix)
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError as error:
-        fix = "pip install bitsandbytes"
-        problem = "the library of quantised training is not installed"
-        raise MissingDependencyError(problem, key="quantization", value=value, fix=fix) from error
-    from transformers import BitsAndBytesConfig
-
-    if value == "8bit":
-        settings = BitsAndBytesConfig(load_in_8bit=True)
-    else:
-        settings = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
-    return {"quantization_config": settings, "device_map": {"": torch.cuda.current_device()}}

@@ -1,4 +1,4 @@
-"""A training job from start to end: fit, choose the best weights, write the model's folder."""
+"""A job that makes a model, from start to end: fit, choose the best weights, write its folder."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from blender_med.store.manifest import (
 )
 from blender_med.training import checkpoints
 from blender_med.training.checkpoints import CHECKPOINTS, LOG
+from blender_med.training.config import TrainingSettings
 from blender_med.training.examples import TrainingExamples
 from blender_med.training.processes import from_first, is_first, wait_for_all
 
@@ -32,36 +33,82 @@ Advance = Callable[[int], None]
 Log = Sequence[Mapping[str, Any]]
 
 
-class TrainingTask(ABC):
-    """What one kind of model adds to a training job.
+class Task(ABC):
+    """A job that makes a model in a folder of its own.
 
     Class attributes:
-        kind: What is trained; part of the fingerprint.
+        kind: What is made; part of the fingerprint.
+
+    Args:
+        name: Of the job.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Everything but the data that decides what is made; loads no model."""
+
+    @abstractmethod
+    def inputs(self) -> dict[str, str]:
+        """Hash of the data by the part they have in the job."""
+
+    @abstractmethod
+    def counts(self) -> dict[str, int]:
+        """Number of questions by the part they have in the job."""
+
+    @abstractmethod
+    def steps(self) -> int:
+        """Steps of progress that the job takes at most."""
+
+    @abstractmethod
+    def make(self, folder: Path, advance: Advance) -> None:
+        """Write the model; goes on where a killed process was. Every process comes here."""
+
+
+class TrainingTask(Task):
+    """What one kind of model adds to a training job.
 
     Args:
         name: Of the job.
         seed: Of the job.
-        patience: Measurements without a better one before training ends; None: never.
+        settings: Of the job.
         metric: Name under which the measurement is logged that chooses the weights.
         examples: What is learned from.
     """
-
-    kind: ClassVar[str]
 
     def __init__(
         self,
         name: str,
         seed: int,
-        patience: int | None,
+        settings: TrainingSettings,
         metric: str,
         examples: TrainingExamples[Any],
     ) -> None:
-        self.name, self.seed, self.patience = name, seed, patience
+        super().__init__(name)
+        self.seed, self.patience, self._settings = seed, settings.patience, settings
         self.metric, self.examples = metric, examples
 
-    @abstractmethod
-    def identity(self) -> dict[str, Any]:
-        """Everything but the data that decides what is made; loads no model."""
+    def inputs(self) -> dict[str, str]:
+        """Hash of the examples."""
+        return {"examples": self.examples.content_sha256()}
+
+    def counts(self) -> dict[str, int]:
+        """Number of examples of each split."""
+        return {"train": len(self.examples.train), "dev": len(self.examples.dev)}
+
+    def steps(self) -> int:
+        """Optimiser steps of a training that is not stopped early."""
+        return self._settings.total_steps(len(self.examples.train))
+
+    def make(self, folder: Path, advance: Advance) -> None:
+        """Optimise, then write the best weights; the first process alone writes."""
+        _fit(self, folder, advance)
+        if is_first():
+            _finish(self, folder)
 
     @abstractmethod
     def trainer(self, folder: Path, advance: Advance) -> Any:
@@ -83,37 +130,35 @@ def is_trained(folder: Path, current: str) -> bool:
 
 
 def bring_up_to_date(
-    task: TrainingTask, folder: Path, *, force: bool = False, advance: Advance = lambda steps: None
+    task: Task, folder: Path, *, force: bool = False, advance: Advance = lambda steps: None
 ) -> bool:
-    """Bring a model's folder up to date: skip, continue after a kill, or train.
+    """Bring a model's folder up to date: skip, continue after a kill, or make it.
 
     Of several processes the first alone writes the folder.
 
     Args:
-        task: What is trained, and on what.
+        task: What is made, and of what.
         folder: Where the model is written; what an earlier job wrote there is replaced.
-        force: Train anew even where the folder is up to date.
+        force: Make it anew even where the folder is up to date.
         advance: Called with optimiser steps as they are done.
 
     Returns:
-        Whether anything was trained.
+        Whether anything was made.
 
     Raises:
         ConfigError: The folder holds something else, or the backbone is not to be found.
         DataError: The backbone's weights are damaged, or the loss is not finite.
     """
-    identity = task.identity()
-    inputs = {"examples": task.examples.content_sha256()}
+    identity, inputs = task.identity(), task.inputs()
     current = fingerprint(task.kind, identity, inputs)
     if not from_first(lambda: _start(task.name, folder, current, force=force)):
         return False
     started = time.perf_counter()
-    _fit(task, folder, advance)
+    task.make(folder, advance)
     if is_first():
-        _finish(task, folder)
         remove_unfinished(folder)
         write_manifest(folder, _manifest(task, folder, current, identity, inputs, started))
-        shutil.rmtree(folder / CHECKPOINTS)
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return True
 
 
@@ -149,21 +194,21 @@ def _contents(folder: Path) -> list[Path]:
 
 
 def _manifest(
-    task: TrainingTask,
+    task: Task,
     folder: Path,
     current: str,
     identity: dict[str, Any],
     inputs: dict[str, str],
     started: float,
 ) -> Manifest:
-    train, dev = len(task.examples.train), len(task.examples.dev)
+    counts = task.counts()
     return Manifest(
         stage=task.kind,
         fingerprint=current,
         identity=identity,
         inputs=inputs,
-        parts={"train": train, "dev": dev},
-        rows=train + dev,
+        parts=counts,
+        rows=sum(counts.values()),
         files=sorted(path.name for path in _contents(folder) if path.is_file()),
         seconds=time.perf_counter() - started,
         finished=timestamp(),

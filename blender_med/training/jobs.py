@@ -8,12 +8,22 @@ from typing import Any
 
 from blender_med.errors import ConfigError
 from blender_med.training.config import RankerJob, TrainingData, load_ranker_job
+from blender_med.training.expert_config import (
+    FinetuneJob,
+    MergeJob,
+    QuantiseJob,
+    load_expert_job,
+)
 from blender_med.training.fuser_config import FuserJob, load_fuser_job
 
-Job = RankerJob | FuserJob
+Job = RankerJob | FuserJob | FinetuneJob | MergeJob | QuantiseJob
 
-# The section that tells the kind of a recipe.
-_LOADERS: dict[str, Callable[..., Job]] = {"ranker": load_ranker_job, "fuser": load_fuser_job}
+# The key that tells the kind of a recipe.
+_LOADERS: dict[str, Callable[..., Job]] = {
+    "ranker": load_ranker_job,
+    "fuser": load_fuser_job,
+    "job": load_expert_job,
+}
 
 
 def load_job(tree: Mapping[str, Any], file: Path) -> Job:
@@ -26,28 +36,41 @@ def load_job(tree: Mapping[str, Any], file: Path) -> Job:
     for section, load in _LOADERS.items():
         if section in tree:
             return load(tree, file=file)
-    fix = f"name a recipe with one of the sections {', '.join(_LOADERS)}"
+    fix = f"name a recipe with one of the keys {', '.join(_LOADERS)}"
     raise ConfigError("not a training recipe", file=file, fix=fix)
 
 
-def prepared(job: Job, data: TrainingData) -> tuple[int, Callable[..., bool]]:
+def prepared(job: Job) -> tuple[int, Callable[..., bool]]:
     """Steps that a job takes at most, and the function that brings a folder up to date.
 
     Raises:
-        ConfigError: The run is no run directory, or is not finished.
+        ConfigError: The recipe names no data, or a run that is not finished or none.
         DataError: There are no data, or none that can be learned from.
     """
+    task = _task(job)
+    from blender_med.training.job import bring_up_to_date
+
+    return task.steps(), lambda folder, **settings: bring_up_to_date(task, folder, **settings)
+
+
+def _task(job: Job) -> Any:
     if isinstance(job, RankerJob):
         from blender_med.training.examples import load_examples
         from blender_med.training.ranker_job import RankerTask
 
-        task: Any = RankerTask(job, load_examples(data, job.labels))
-    else:
+        return RankerTask(job, load_examples(_named(job.data), job.labels))
+    if isinstance(job, FuserJob):
         from blender_med.training.fuser_examples import load_fuser_examples
         from blender_med.training.fuser_job import FuserTask
 
-        task = FuserTask(job, load_fuser_examples(data, job.candidates))
-    from blender_med.training.job import bring_up_to_date
+        return FuserTask(job, load_fuser_examples(_named(job.data), job.candidates))
+    from blender_med.training.expert_jobs import expert_task
 
-    steps = job.training.total_steps(len(task.examples.train))
-    return steps, lambda folder, **settings: bring_up_to_date(task, folder, **settings)
+    return expert_task(job)
+
+
+def _named(data: TrainingData | None) -> TrainingData:
+    if data is None:
+        fix = "add data: {run: runs/NAME}, or --set data.run=runs/NAME"
+        raise ConfigError("the recipe names no data to train on", key="data", fix=fix)
+    return data

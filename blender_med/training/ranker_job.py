@@ -55,7 +55,7 @@ class RankerTask(TrainingTask):
     kind = "ranker"
 
     def __init__(self, job: RankerJob, examples: TrainingExamples[RankingExample]) -> None:
-        super().__init__(job.name, job.seed, job.training.patience, ACCURACY, examples)
+        super().__init__(job.name, job.seed, job.training, ACCURACY, examples)
         self._job = job
 
     def identity(self) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def training_arguments(
         output_dir=str(folder),
         per_device_train_batch_size=min(settings.batch_size, settings.micro_batch_size),
         gradient_accumulation_steps=settings.accumulation_steps(process_count()),
-        num_train_epochs=settings.epochs,
+        max_steps=settings.total_steps(examples),
         optim=_OPTIMIZERS[settings.optimizer],
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup_steps(examples),

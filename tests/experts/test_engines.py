@@ -80,6 +80,16 @@ def test_biogpt_needs_its_tokenizers_libraries(
         engine_choice(model(tmp_path, "BioGptForCausalLM"), device="cpu")
 
 
+def test_eight_bits_of_bitsandbytes_are_for_transformers(tmp_path: Path) -> None:
+    config = model(tmp_path, "LlamaForCausalLM", quantization="bitsandbytes-8bit")
+    assert engine_choice(config, device="cuda:0")[0] == "transformers"
+    named = config.model_copy(update={"engine": "vllm"})
+    with pytest.raises(ExpertError, match="in 4 bits only"):
+        engine_choice(named, device="cuda:0")
+    with pytest.raises(ExpertError, match="CUDA only"):
+        engine_choice(config, device="cpu")
+
+
 def test_bitsandbytes_is_refused_on_a_cpu_only(tmp_path: Path) -> None:
     config = model(tmp_path, "LlamaForCausalLM", quantization="bitsandbytes")
     with pytest.raises(ExpertError, match="CUDA only"):

@@ -28,7 +28,7 @@ def test_recipe_is_valid(recipe: str, monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
     kinds = {
         "pipelines": {"pipeline"},
-        "experts": {"expert"},
+        "experts": {"expert", "expert job"},
         "rankers": {"ranker", "grades"},
         "fusers": {"fuser"},
         "data": {"data set"},
