@@ -76,10 +76,6 @@ class TrainingSettings(Recipe):
         least = 2 if self.warmup_steps(examples) else 1
         return max(least, round(self.evaluate_every * self.steps_per_epoch(examples)))
 
-    def evaluation_steps(self, examples: int) -> int:
-        """Steps between two measurements."""
-        return max(1, round(self.evaluate_every * self.steps_per_epoch(examples)))
-
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> TrainingSettings:
         if self.batch_size > self.micro_batch_size and self.batch_size % self.micro_batch_size:

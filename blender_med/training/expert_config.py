@@ -67,11 +67,12 @@ class TuningSettings(TrainingSettings):
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def evaluation_steps(self, examples: int) -> int:
-        """Steps between two measurements; the last step is measured at the latest."""
+        """Steps from one measurement to the next; the last step is measured at the latest."""
         total = self.total_steps(examples)
         if self.max_steps is None:
             return min(super().evaluation_steps(examples), total)
-        return min(math.ceil(self.evaluate_every * total), total)
+        least = 2 if self.warmup_steps(examples) else 1
+        return min(max(least, math.ceil(self.evaluate_every * total)), total)
 
 
 class FinetuneJob(ExpertJob):
