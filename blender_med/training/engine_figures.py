@@ -16,6 +16,7 @@ from blender_med.metrics import METRICS
 from blender_med.training.fuser_config import TEXT_METRICS
 
 _TOKENS = 96  # of an answer
+_WORDS = 96  # of a reference whose probability is asked for
 _MIB = 1 << 20
 
 
@@ -28,8 +29,9 @@ def engine_figures(expert: ExpertConfig, examples: Sequence[TuningExample]) -> d
 
     Returns:
         Files of the weights and peak memory of the engine's process in MiB (memory is left out
-        where the system does not say it), tokens per second, mean log-probability of a reference
-        answer in nats (higher is better), means of the text metrics (higher is better).
+        where the system does not say it), tokens per second, mean log-probability of the first
+        96 words of a reference in nats, means of the text metrics (the last two: higher is
+        better).
     """
     references = [example.answer for example in examples]
     loaded = load_expert(expert)
@@ -40,7 +42,7 @@ def engine_figures(expert: ExpertConfig, examples: Sequence[TuningExample]) -> d
         started = time.perf_counter()
         made = loaded.generate(prompts, sampling, n=1, seeds=seeds)
         seconds = time.perf_counter() - started
-        scored = loaded.choice_logprobs(prompts, [[f" {text}"] for text in references])
+        scored = loaded.choice_logprobs(prompts, [[_beginning(text)] for text in references])
         memory = _peak_memory(loaded.pid if isinstance(loaded, LocalExpert) else None)
     finally:
         loaded.close()
@@ -53,6 +55,11 @@ def engine_figures(expert: ExpertConfig, examples: Sequence[TuningExample]) -> d
         "logprob of a reference": fmean(own.logprobs[0] for own in scored),
         **{name: fmean(METRICS.load(name)(texts, references)) for name in TEXT_METRICS},
     }
+
+
+def _beginning(reference: str) -> str:
+    """The first words of a text, as a choice."""
+    return " " + " ".join(reference.split()[:_WORDS])
 
 
 def _weights(folder: Path) -> float:

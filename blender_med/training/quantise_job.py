@@ -27,7 +27,8 @@ expert = load_expert(load_expert_config("path/to/the/recipe/of/{name}.yaml"))"""
 _MATERIAL = """\
 Measured on this machine by the engine that serves the expert: size of the weights' files, peak
 memory of the engine's process (with what it reserves for prompts), generated tokens per second,
-mean log-probability of a reference answer in nats, and means of the text metrics."""
+mean log-probability of the first 96 words of a reference in nats, and means of the text
+metrics."""
 _LIMITS = "Fewer bits cost accuracy, more in small models than in large ones. No medical advice."
 
 
