@@ -6,7 +6,8 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,10 +16,8 @@ from blender_med.data.pairs import source_text
 from blender_med.errors import ConfigError
 from blender_med.experts.base import Prompt, StateExpert
 from blender_med.experts.config import ExpertConfig
-from blender_med.experts.devices import device_slots
 from blender_med.experts.engines import (
     check_gives_states,
-    engine_key,
     hidden_size,
     on_cuda,
     resolved_dtype,
@@ -29,9 +28,9 @@ from blender_med.experts.local import fetch_weights
 from blender_med.experts.revision import model_revision, weights_revision
 from blender_med.fusers.hidden_states import Key, states_path, write_states
 from blender_med.records import Candidate, HiddenState, Question
-from blender_med.stages.base import Advance, Reads, Run, Stage, Unit, chunks
+from blender_med.stages.base import Reads, Run, Unit, chunks, unit_method, unit_range
 from blender_med.stages.config import EmbedConfig
-from blender_med.stages.generate import side_by_side
+from blender_med.stages.lanes import ExpertStage, Lane, Share, Work
 from blender_med.store.shards import part_path, read_parts
 
 if TYPE_CHECKING:
@@ -43,8 +42,6 @@ _QUESTION_TOKENS = 256  # what all-MiniLM-L6-v2 was trained with; fewer where an
 
 logger = logging.getLogger(__name__)
 
-Done = tuple[Unit, list[HiddenState]]
-
 
 class Text(NamedTuple):
     """A text to embed: its key in the index, and what stands behind the question."""
@@ -54,7 +51,7 @@ class Text(NamedTuple):
     answer: str | None = None
 
 
-class Embed(Stage):
+class Embed(ExpertStage):
     """Hidden states by expert and range of questions, in a file beside each shard of the index."""
 
     name = "embed"
@@ -101,20 +98,35 @@ class Embed(Stage):
         names += [ENCODER] if self.config.question_encoder else []
         return [Unit(f"{n}-{r.start:07d}-{r.stop:07d}", len(r)) for n in names for r in ranges]
 
-    def execute(self, units: Sequence[Unit], advance: Advance) -> Iterator[Done]:
-        """Yield the index of each unit once its states are written; one engine per slot."""
+    def lanes(self, units: Sequence[Unit]) -> list[Lane]:
+        """One lane per engine, and one for the encoder of the questions."""
+        own = tuple(unit for unit in units if unit_method(unit.name) == ENCODER)
+        return [*self.expert_lanes(units), *([Lane((ENCODER,), own, gpus=1)] if own else [])]
+
+    def begin(self, units: Sequence[Unit]) -> None:
+        """Remove what another plan left, and say how large the states will be."""
         self._remove_other_plans()
-        groups = self._groups(units)
-        self._announce([config for group in groups for config, _ in group])
-        parallel = max((e.tensor_parallel_size for e in self.run.experts), default=1)
-        slots = device_slots(self.config.devices, parallel)[: len(groups)]
-        tasks = [partial(self._serve, group, advance) for group in groups]
-        if len(slots) <= 1:
-            for task in tasks:
-                yield from task(slots[0])
-        else:
-            yield from side_by_side(tasks, slots)
-        yield from self._encode([u for u in units if _owner(u) == ENCODER], advance)
+        owners = {unit_method(unit.name) for unit in units}
+        self._announce([expert for expert in self.run.experts if expert.name in owners])
+
+    @contextmanager
+    def worker(self, serves: Sequence[str], device: str | None = None) -> Iterator[Work]:
+        """Experts of one engine, or the encoder; the states of a unit are written with its index.
+
+        An engine starts with the first text and stops at the end.
+        """
+        if tuple(serves) == (ENCODER,):
+            yield self._encoder()
+            return
+        configs, states = self.served(serves), self.config.states
+        with ExitStack() as opened:
+            experts = load_state_experts(configs, states, verbose=self.run.verbose, device=device)
+            for expert in experts:
+                opened.callback(expert.close)
+                engine, reason = state_engine_choice(expert.config, states)
+                self.run.note(f"{expert.config.name}: states by {engine} ({reason})")
+            by_name = {expert.config.name: expert for expert in experts}
+            yield lambda unit, _: self._embed(by_name[unit_method(unit.name)], unit)
 
     def is_written(self, unit: str) -> bool:
         """Whether the shard of the index is there, and the file of the states beside it."""
@@ -131,14 +143,6 @@ class Embed(Stage):
             if not path.with_suffix(".parquet").is_file():
                 path.unlink()
 
-    def _groups(self, units: Sequence[Unit]) -> list[list[tuple[ExpertConfig, list[Unit]]]]:
-        groups: dict[str, list[tuple[ExpertConfig, list[Unit]]]] = {}
-        for expert in self.run.experts:
-            own = [unit for unit in units if _owner(unit) == expert.name]
-            if own:
-                groups.setdefault(engine_key(expert), []).append((expert, own))
-        return list(groups.values())
-
     def _announce(self, experts: Sequence[ExpertConfig]) -> None:
         """Say how large the states of each expert will be; fetches the weights for that."""
         texts = sum(len(self._texts(question)) for question in self._questions)
@@ -146,23 +150,6 @@ class Embed(Stage):
             fetch_weights(expert)
             size = state_size(texts, hidden_size(expert), self.config)
             logger.info("embed: %s: %s", expert.name, size)
-
-    def _serve(
-        self, group: list[tuple[ExpertConfig, list[Unit]]], advance: Advance, slot: str | None
-    ) -> Iterator[Done]:
-        configs = [config for config, _ in group]
-        states = self.config.states
-        experts = load_state_experts(configs, states, verbose=self.run.verbose, device=slot)
-        try:
-            for expert, (config, units) in zip(experts, group, strict=True):
-                engine, reason = state_engine_choice(config, states)
-                self.run.note(f"{config.name}: states by {engine} ({reason})")
-                for unit in units:
-                    yield unit, self._embed(expert, unit)
-                    advance(unit.size)
-        finally:
-            for expert in experts:
-                expert.close()
 
     def _embed(self, expert: StateExpert, unit: Unit) -> list[HiddenState]:
         asked = [
@@ -175,25 +162,25 @@ class Embed(Stage):
         states = expert.hidden_states([prompt for _, prompt in asked])
         return self._written(unit, asked, states, time.perf_counter() - started)
 
-    def _encode(self, units: Sequence[Unit], advance: Advance) -> Iterator[Done]:
-        """The embedding of each question, as one slot."""
-        encoder = self.config.question_encoder
-        if not units or encoder is None:
-            return
+    def _encoder(self) -> Work:
+        """Makes the embedding of each question, as one slot."""
         from blender_med.models import load_config
         from blender_med.rankers.pair_config import most_positions
         from blender_med.rankers.similarity import EmbeddingRanker
 
+        encoder = str(self.config.question_encoder)
         length = min(_QUESTION_TOKENS, most_positions(load_config(encoder)) or _QUESTION_TOKENS)
         model = EmbeddingRanker.from_pretrained(encoder, max_length=length)
-        for unit in units:
+
+        def encode(unit: Unit, _: Share) -> list[HiddenState]:
             started = time.perf_counter()
             questions = self._range(unit)
             vectors = model.vectors([source_text(question) for question in questions])
             asked = [(Key(question.id, "question"), Prompt("")) for question in questions]
             rows = list(vectors[:, None].numpy())
-            yield unit, self._written(unit, asked, rows, time.perf_counter() - started)
-            advance(unit.size)
+            return self._written(unit, asked, rows, time.perf_counter() - started)
+
+        return encode
 
     def _written(
         self,
@@ -209,7 +196,7 @@ class Embed(Stage):
         return [
             HiddenState(
                 question_id=key.question_id,
-                expert=_owner(unit),
+                expert=unit_method(unit.name),
                 text=key.text,
                 row=row,
                 tokens=prompt.tokens,
@@ -220,8 +207,7 @@ class Embed(Stage):
         ]
 
     def _range(self, unit: Unit) -> Sequence[Question]:
-        start, stop = (int(number) for number in unit.name.rsplit("-", 2)[1:])
-        return self._questions[start:stop]
+        return self._questions[unit_range(unit.name)]
 
     def _texts(self, question: Question) -> list[Text]:
         kinds, found = self.config.texts, list[Text]()
@@ -253,7 +239,3 @@ def state_size(texts: int, width: int, config: EmbedConfig) -> str:
     slots, bytes_each = config.states.slots, 2 if config.dtype == "float16" else 4
     megabytes = texts * slots * width * bytes_each / 1e6
     return f"{texts:,} texts x {slots} x {width} {config.dtype}, {megabytes:,.1f} MB"
-
-
-def _owner(unit: Unit) -> str:
-    return unit.name.rsplit("-", 2)[0]

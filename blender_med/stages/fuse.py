@@ -20,11 +20,9 @@ from blender_med.rankers.config import RankerToApply, check_source
 from blender_med.records import Candidate, FusedAnswer, Question
 from blender_med.registry import suggestion
 from blender_med.stages.base import (
-    Advance,
     MethodRecords,
     Reads,
     Run,
-    Stage,
     Unit,
     method_units,
     unit_method,
@@ -47,17 +45,17 @@ from blender_med.stages.fusing.lineup import (
     line_up,
     orders,
 )
+from blender_med.stages.lanes import DividedStage, Lane, Share, Work, engine_gpus
 from blender_med.stages.methods import METHODS
 from blender_med.stages.rank import (
     Group,
     candidate_groups,
     load_ranker,
     ranked_tasks,
+    ranker_gpus,
     stored_rankings,
 )
 from blender_med.store.shards import part_path, read_part, read_parts
-
-Done = tuple[Unit, list[FusedAnswer]]
 
 
 class Role(NamedTuple):
@@ -78,7 +76,7 @@ class Role(NamedTuple):
         return f"fuse.fusers.{self.position}"
 
 
-class Fuse(Stage):
+class Fuse(DividedStage):
     """Fused answers; a shard is one method's for a range of the long-form questions.
 
     A guard reads the shards of its fuser and generates nothing. Multiple-choice questions are
@@ -119,41 +117,61 @@ class Fuse(Stage):
         """Answers of every method, where all questions are ranked."""
         return len(self._questions) * len(self._roles)
 
-    def execute(self, units: Sequence[Unit], advance: Advance) -> Iterator[Done]:
-        """Yield the answers of each unit; one model is in memory at a time."""
+    def lanes(self, units: Sequence[Unit]) -> list[Lane]:
+        """One lane per method: one model in memory at a time, and a guard after its fuser."""
+        found = []
         for role in self._roles:
-            own = [unit for unit in units if unit_method(unit.name) == role.method]
-            if not own:
-                continue
-            for unit, answers in (self._guard if role.is_guard else self._fuse)(role, own):
-                yield unit, answers
-                advance(unit.size)
+            own = tuple(unit for unit in units if unit_method(unit.name) == role.method)
+            found += [Lane((role.method,), own, self._gpus(role))] if own else []
+        return found
 
-    def _fuse(self, role: Role, units: Sequence[Unit]) -> Iterator[Done]:
+    def _gpus(self, role: Role) -> int:
+        fuser = role.fuser
+        if role.is_guard:
+            return ranker_gpus(self._rankers[str(self._ranker(role))])
+        if fuser.asked_expert is not None:
+            return engine_gpus(self._experts[fuser.asked_expert])
+        return int(isinstance(fuser, AppliedGenFuser) and fuser.device != "cpu")
+
+    @contextmanager
+    def worker(self, serves: Sequence[str], device: str | None = None) -> Iterator[Work]:
+        """The model of one method, loaded."""
+        [role] = [role for role in self._roles if role.method in serves]
+        with (self._guard if role.is_guard else self._fuser)(role) as work:
+            yield work
+
+    @contextmanager
+    def _fuser(self, role: Role) -> Iterator[Work]:
         fuser, ranker = role.fuser, self._ranker(role)
         order = self._orders(ranker)
         origin = Origin(fuser.method, ranker, fuser.asked_expert)
-        with self._loaded(role) as loaded:
-            for unit in units:
-                lineups = [
-                    line_up(group, _placed(order, group.question.id), fuser.top_k)
-                    for group in self._unit_groups(unit, order)
-                ]
-                started = time.perf_counter()
-                fusions = _fusions(role, loaded, lineups, self._decoding(fuser))
-                seconds = time.perf_counter() - started
-                yield unit, fused_answers(origin, lineups, fusions, seconds)
 
-    def _guard(self, role: Role, units: Sequence[Unit]) -> Iterator[Done]:
+        def fuse(unit: Unit, _: Share) -> list[FusedAnswer]:
+            lineups = [
+                line_up(group, _placed(order, group.question.id), fuser.top_k)
+                for group in self._unit_groups(unit, order)
+            ]
+            started = time.perf_counter()
+            fusions = _fusions(role, loaded, lineups, self._decoding(fuser))
+            return fused_answers(origin, lineups, fusions, time.perf_counter() - started)
+
+        with self._loaded(role) as loaded:
+            yield fuse
+
+    @contextmanager
+    def _guard(self, role: Role) -> Iterator[Work]:
         name = str(self._ranker(role))
         recipe, order = self._rankers[name], self._orders(name)
         groups = (group for own in self._groups.values() for group in own)
         ranker = load_ranker(self.run, recipe, groups)
-        for unit in units:
+
+        def guard(unit: Unit, _: Share) -> list[FusedAnswer]:
             plain = unit.name.replace(role.method, role.fuser.method, 1)
             fused = read_part(part_path(self.folder, plain), FusedAnswer)
             contests = [self._contest(answer, order) for answer in fused]
-            yield unit, guarded_answers(ranker, recipe.rank_settings(), contests, name)
+            return guarded_answers(ranker, recipe.rank_settings(), contests, name)
+
+        yield guard
 
     def _contest(self, fused: FusedAnswer, order: dict[str, Order] | None) -> Contest:
         [group] = self._groups[fused.question_id]

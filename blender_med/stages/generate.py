@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
-from functools import partial
-from queue import Queue
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any
 
 from blender_med.config import result_fields
 from blender_med.errors import ConfigError
+from blender_med.experts.base import Expert
 from blender_med.experts.cached import CachedExpert, cache_identity
 from blender_med.experts.config import ExpertConfig
-from blender_med.experts.devices import device_slots
-from blender_med.experts.engines import engine_choice, engine_key, on_cuda, resolved_dtype
+from blender_med.experts.engines import engine_choice, on_cuda, resolved_dtype
 from blender_med.experts.loading import load_experts
 from blender_med.experts.revision import model_revision
 from blender_med.prompts.parse import PARSER
-from blender_med.records import Candidate, Question
+from blender_med.records import Candidate
 from blender_med.stages.answering import answer_questions
-from blender_med.stages.base import Advance, Reads, Run, Stage, Unit, chunks
+from blender_med.stages.base import Reads, Run, Unit, chunks, unit_method, unit_range
 from blender_med.stages.config import GenerateConfig
+from blender_med.stages.lanes import ExpertStage, Lane, Work
 from blender_med.store.cache import GenerationCache
 
-Done = tuple[Unit, list[Candidate]]
-T = TypeVar("T")
 
-
-class Generate(Stage):
+class Generate(ExpertStage):
     """Candidates of every expert; experts that share an engine are served by one process."""
 
     name = "generate"
@@ -77,52 +72,33 @@ class Generate(Stage):
         total = tasks.count("mcq") * per_mcq + tasks.count("long") * per_long
         return total * len(self.run.experts)
 
-    def execute(self, units: Sequence[Unit], advance: Advance) -> Iterator[Done]:
-        """Yield the candidates of each unit; engines run side by side, one per device slot."""
-        groups = self._groups(units)
-        parallel = max((e.tensor_parallel_size for e in self.run.experts), default=1)
-        slots = device_slots(self.config.devices, parallel)[: len(groups)]
-        if len(slots) <= 1:
-            for group in groups:
-                yield from self._serve(group, advance, slots[0] if slots else None)
-        else:
-            tasks = [partial(self._serve, group, advance) for group in groups]
-            yield from side_by_side(tasks, slots)
+    def lanes(self, units: Sequence[Unit]) -> list[Lane]:
+        """One lane per engine."""
+        return self.expert_lanes(units)
 
-    def _groups(self, units: Sequence[Unit]) -> list[list[tuple[ExpertConfig, list[Unit]]]]:
-        """Experts with work to do, grouped by the engine that serves them."""
-        groups: dict[str, list[tuple[ExpertConfig, list[Unit]]]] = {}
-        for expert in self.run.experts:
-            own = [unit for unit in units if unit.name.rsplit("-", 2)[0] == expert.name]
-            if own:
-                groups.setdefault(engine_key(expert), []).append((expert, own))
-        return list(groups.values())
-
-    def _serve(
-        self, group: list[tuple[ExpertConfig, list[Unit]]], advance: Advance, slot: str | None
-    ) -> Iterator[Done]:
-        configs = [config for config, _ in group]
-        experts = load_experts(configs, verbose=self.run.verbose, device=slot)
-        try:
-            for expert, (config, units) in zip(experts, group, strict=True):
-                engine, reason = engine_choice(config)
-                self.run.note(f"{config.name}: engine {engine} ({reason})")
-                dtype = resolved_dtype(config, cuda=on_cuda(slot))
-                with self._cache(cache_identity(expert, engine, dtype)) as cache:
-                    cached = CachedExpert(expert, cache)
-                    for unit in units:
-                        yield unit, self._answer(cached, unit)
-                        advance(unit.size)
-        finally:
+    @contextmanager
+    def worker(self, serves: Sequence[str], device: str | None = None) -> Iterator[Work]:
+        """Experts of one engine, which starts with the first question and stops at the end."""
+        configs = self.served(serves)
+        with ExitStack() as opened:
+            experts = load_experts(configs, verbose=self.run.verbose, device=device)
             for expert in experts:
-                expert.close()
+                opened.callback(expert.close)
+            cached = {e.config.name: self._cached(e, device, opened) for e in experts}
+            yield lambda unit, _: self._answer(cached[unit_method(unit.name)], unit)
 
-    def _cache(self, identity: str) -> AbstractContextManager[GenerationCache | None]:
-        return closing(GenerationCache(identity)) if self.config.cache else nullcontext()
+    def _cached(self, expert: Expert, device: str | None, opened: ExitStack) -> CachedExpert:
+        config = expert.config
+        engine, reason = engine_choice(config)
+        self.run.note(f"{config.name}: engine {engine} ({reason})")
+        dtype = resolved_dtype(config, cuda=on_cuda(device))
+        if not self.config.cache:
+            return CachedExpert(expert, None)
+        cache = closing(GenerationCache(cache_identity(expert, engine, dtype)))
+        return CachedExpert(expert, opened.enter_context(cache))
 
     def _answer(self, expert: CachedExpert, unit: Unit) -> list[Candidate]:
-        start, stop = (int(number) for number in unit.name.rsplit("-", 2)[1:])
-        questions: Sequence[Question] = self.run.questions[start:stop]
+        questions = self.run.questions[unit_range(unit.name)]
         return answer_questions(expert, questions, self.config, seed=self.run.recipe.seed)
 
 
@@ -147,53 +123,6 @@ def check_sampling(expert: ExpertConfig, config: GenerateConfig) -> None:
             fix = "lower it, or raise the expert's max_model_len"
             key = f"generate.{task}.sampling.max_tokens"
             raise ConfigError(problem, key=key, value=sampling.max_tokens, fix=fix)
-
-
-def side_by_side(
-    tasks: Sequence[Callable[[str | None], Iterator[T]]], slots: Sequence[str | None]
-) -> Iterator[T]:
-    """Results of all tasks as they come, at most one task at a time on each slot."""
-    waiting: Queue[Callable[[str | None], Iterator[T]]] = Queue()
-    results: Queue[T | BaseException | None] = Queue(maxsize=len(slots))
-    stop = threading.Event()
-    for task in tasks:
-        waiting.put(task)
-
-    def work(slot: str | None) -> None:
-        try:
-            while not stop.is_set() and not waiting.empty():
-                for done in waiting.get_nowait()(slot):
-                    results.put(done)
-            results.put(None)
-        except BaseException as error:
-            results.put(error)
-
-    threads = [threading.Thread(target=work, args=(slot,), daemon=True) for slot in slots]
-    for thread in threads:
-        thread.start()
-    try:
-        yield from _until_all_end(results, len(threads))
-    finally:
-        stop.set()
-        _drain(results, threads)
-
-
-def _until_all_end(results: Queue[Any], running: int) -> Iterator[Any]:
-    while running:
-        item = results.get()
-        if isinstance(item, BaseException):
-            raise item
-        if item is None:
-            running -= 1
-        else:
-            yield item
-
-
-def _drain(results: Queue[Any], threads: list[threading.Thread]) -> None:
-    for thread in threads:
-        while thread.is_alive():
-            with suppress(Exception):
-                results.get(timeout=0.05)
 
 
 def question_range(unit: str) -> str:

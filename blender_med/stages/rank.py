@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -13,21 +14,20 @@ from blender_med.data.pairs import source_text
 from blender_med.errors import ConfigError
 from blender_med.experts.revision import weights_revision
 from blender_med.metrics import METRIC_SPECS
-from blender_med.rankers.config import AppliedBM25, RankerToApply, TrainedRanker
+from blender_med.rankers.config import AppliedBM25, ModelRanker, RankerToApply, TrainedRanker
 from blender_med.records import Candidate, Question, Ranking, Task
 from blender_med.registry import suggestion
 from blender_med.stages.base import (
-    Advance,
     MethodRecords,
     Reads,
     Run,
-    Stage,
     Unit,
     method_units,
     unit_method,
     unit_range,
 )
 from blender_med.stages.config import RankConfig, TrainRankerConfig
+from blender_med.stages.lanes import DividedStage, Lane, Share, Work
 from blender_med.stages.methods import METHODS
 from blender_med.store.shards import read_parts
 from blender_med.training.config import RankerJob
@@ -42,7 +42,7 @@ class Group(NamedTuple):
     candidates: tuple[Candidate, ...]
 
 
-class Rank(Stage):
+class Rank(DividedStage):
     """Rankings of every ranker; a shard is one ranker's for a range of questions.
 
     A ranker trained in this run ranks the questions of its labels' task only. Candidates of
@@ -87,24 +87,28 @@ class Rank(Stage):
             for unit in method_units(ranker.method, len(self._questions(ranker)), size)
         ]
 
-    def execute(self, units: Sequence[Unit], advance: Advance) -> Iterator[tuple[Unit, list[Any]]]:
-        """Yield the rankings of each unit; one ranker is in memory at a time."""
+    def lanes(self, units: Sequence[Unit]) -> list[Lane]:
+        """One lane per ranker, so that one is in memory at a time."""
+        found = []
         for ranker in self.config.rankers:
-            own = [unit for unit in units if unit_method(unit.name) == ranker.method]
-            if own:
-                yield from self._rank(ranker, own, advance)
+            own = tuple(unit for unit in units if unit_method(unit.name) == ranker.method)
+            found += [Lane((ranker.method,), own, ranker_gpus(ranker))] if own else []
+        return found
 
-    def _rank(
-        self, ranker: RankerToApply, units: Sequence[Unit], advance: Advance
-    ) -> Iterator[tuple[Unit, list[Ranking]]]:
+    @contextmanager
+    def worker(self, serves: Sequence[str], device: str | None = None) -> Iterator[Work]:
+        """One ranker, loaded."""
+        [ranker] = [r for r in self.config.rankers if r.method in serves]
         groups = (group for own in self._groups.values() for group in own)
         loaded = load_ranker(self.run, ranker, groups)
         questions = self._questions(ranker)
-        for unit in units:
+
+        def rank(unit: Unit, _: Share) -> list[Ranking]:
             own = questions[unit_range(unit.name)]
             some = [g for q in own for g in self._groups.get(q.id, ())]
-            yield unit, rank_groups(ranker.method, loaded, some, ranker.rank_settings())
-            advance(unit.size)
+            return rank_groups(ranker.method, loaded, some, ranker.rank_settings())
+
+        yield rank
 
     def _questions(self, ranker: RankerToApply) -> list[Question]:
         tasks, splits = ranked_tasks(self.run, ranker), self.config.splits
@@ -118,6 +122,11 @@ class Rank(Stage):
     def _groups(self) -> dict[str, list[Group]]:
         candidates = read_parts(self.run.stage_folder("generate"), Candidate)
         return candidate_groups(self.run.questions, candidates)
+
+
+def ranker_gpus(ranker: RankerToApply) -> int:
+    """GPUs that a ranker computes on where there are any."""
+    return int(isinstance(ranker, ModelRanker) and ranker.device != "cpu")
 
 
 def load_ranker(run: Run, ranker: RankerToApply, groups: Iterable[Group]) -> Any:

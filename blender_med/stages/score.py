@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-from blender_med.metrics.scoring import score_candidates
+from blender_med.metrics.scoring import model_metrics, score_candidates
 from blender_med.records import Candidate, Question, Score
-from blender_med.stages.base import Advance, Reads, Run, Stage, Unit
+from blender_med.stages.base import Reads, Run, Unit
 from blender_med.stages.config import ScoreConfig
 from blender_med.stages.generate import question_range
+from blender_med.stages.lanes import DividedStage, Lane, Share, Work
 from blender_med.stages.metric_models import MetricScorers
 from blender_med.store.manifest import read_manifest
 from blender_med.store.shards import part_path, read_part
 
 
-class ScoreStage(Stage):
+class ScoreStage(DividedStage):
     """Scores against the references; one shard for each range of questions.
 
     The candidates of all experts for the same questions are scored together, so that a model
@@ -49,22 +51,24 @@ class ScoreStage(Stage):
             sizes[question_range(name)] = sizes.get(question_range(name), 0) + rows
         return [Unit(name, rows) for name, rows in sizes.items()]
 
-    def execute(self, units: Sequence[Unit], advance: Advance) -> Iterator[tuple[Unit, list[Any]]]:
-        """Yield the scores of each range of questions."""
+    def lanes(self, units: Sequence[Unit]) -> list[Lane]:
+        """One lane: every worker scores with all metrics."""
+        has_model = bool(model_metrics(self.config.metrics))
+        return [Lane((self.name,), tuple(units), gpus=int(has_model))] if units else []
+
+    @contextmanager
+    def worker(self, serves: Sequence[str], device: str | None = None) -> Iterator[Work]:
+        """The metrics; their models are loaded when they are first needed."""
         self._scorers.references = [q.reference for q in self.run.questions if q.reference]
         try:
-            for unit in units:
-                progress = _Progress(advance, unit.size)
-                candidates = self._candidates(unit)
-                yield unit, list(
-                    score_candidates(
-                        self._questions, candidates, self.config.metrics,
-                        self._scorers.load, progress.add,
-                    )
-                )  # fmt: skip
-                progress.finish()
+            yield self._scored
         finally:
             self._scorers.unload()
+
+    def _scored(self, unit: Unit, share: Share) -> list[Score]:
+        candidates = self._candidates(unit)
+        metrics, load = self.config.metrics, self._scorers.load
+        return list(score_candidates(self._questions, candidates, metrics, load, share))
 
     def _candidates(self, unit: Unit) -> Iterator[Candidate]:
         folder = self.run.stage_folder("generate")
@@ -81,25 +85,3 @@ class ScoreStage(Stage):
     @cached_property
     def _questions(self) -> dict[str, Question]:
         return {question.id: question for question in self.run.questions}
-
-
-class _Progress:
-    """Turns shares of a unit's work into whole steps."""
-
-    def __init__(self, advance: Advance, size: int) -> None:
-        self._advance = advance
-        self._size = size
-        self._share = 0.0
-        self._told = 0
-
-    def add(self, share: float) -> None:
-        self._share += share
-        self._tell(min(self._size, int(self._share * self._size)))
-
-    def finish(self) -> None:
-        self._tell(self._size)
-
-    def _tell(self, done: int) -> None:
-        if done > self._told:
-            self._advance(done - self._told)
-            self._told = done
