@@ -13,7 +13,13 @@ from blender_med.config import Recipe, result_fields
 from blender_med.experts.config import ExpertConfig
 from blender_med.records import Question, R, Record
 from blender_med.stages.config import PipelineRecipe
-from blender_med.store.shards import part_path, part_paths, part_rows, read_part, read_parts
+from blender_med.store.shards import (
+    StoredRecords,
+    part_path,
+    part_paths,
+    part_rows,
+    read_part,
+)
 
 Advance = Callable[[int], None]
 
@@ -46,9 +52,9 @@ class Run:
         return self.folder / stage
 
     @cached_property
-    def questions(self) -> tuple[Question, ...]:
-        """All prepared questions, in order."""
-        return tuple(read_parts(self.stage_folder("prepare"), Question))
+    def questions(self) -> Sequence[Question]:
+        """All prepared questions, in order; read from the shards where they are needed."""
+        return StoredRecords(self.stage_folder("prepare"), Question)
 
     def preview(self, questions: Sequence[Question]) -> None:
         """Plan with these questions, before ``prepare`` has written any."""

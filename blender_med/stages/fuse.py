@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
@@ -17,7 +18,7 @@ from blender_med.fusers.base import Fuser, Fusion
 from blender_med.fusers.config import Decoding
 from blender_med.fusers.prompts import aggregator_turns, fusion_turns
 from blender_med.rankers.config import RankerToApply, check_source
-from blender_med.records import Candidate, FusedAnswer, Question
+from blender_med.records import FusedAnswer
 from blender_med.registry import suggestion
 from blender_med.stages.base import (
     MethodRecords,
@@ -45,17 +46,16 @@ from blender_med.stages.fusing.lineup import (
     line_up,
     orders,
 )
+from blender_med.stages.groups import GeneratedCandidates, Group
 from blender_med.stages.lanes import DividedStage, Lane, Share, Work, engine_gpus
 from blender_med.stages.methods import METHODS
 from blender_med.stages.rank import (
-    Group,
-    candidate_groups,
     load_ranker,
     ranked_tasks,
     ranker_gpus,
     stored_rankings,
 )
-from blender_med.store.shards import part_path, read_part, read_parts
+from blender_med.store.shards import part_path, read_part
 
 
 class Role(NamedTuple):
@@ -110,12 +110,12 @@ class Fuse(DividedStage):
 
     def plan(self, shard_size: int | None) -> list[Unit]:
         """One unit per method and range of questions; a guard's stand behind its fuser's."""
-        size, count = shard_size or self.config.shard_size, len(self._questions)
+        size, count = shard_size or self.config.shard_size, len(self._places)
         return [unit for role in self._roles for unit in method_units(role.method, count, size)]
 
     def expected_rows(self) -> int:
         """Answers of every method, where all questions are ranked."""
-        return len(self._questions) * len(self._roles)
+        return len(self._places) * len(self._roles)
 
     def lanes(self, units: Sequence[Unit]) -> list[Lane]:
         """One lane per method: one model in memory at a time, and a guard after its fuser."""
@@ -162,26 +162,22 @@ class Fuse(DividedStage):
     def _guard(self, role: Role) -> Iterator[Work]:
         name = str(self._ranker(role))
         recipe, order = self._rankers[name], self._orders(name)
-        groups = (group for own in self._groups.values() for group in own)
-        ranker = load_ranker(self.run, recipe, groups)
+        ranker = load_ranker(self.run, recipe, self._candidates)
 
         def guard(unit: Unit, _: Share) -> list[FusedAnswer]:
+            groups = {group.question.id: group for group in self._unit_groups(unit, order)}
             plain = unit.name.replace(role.method, role.fuser.method, 1)
             fused = read_part(part_path(self.folder, plain), FusedAnswer)
-            contests = [self._contest(answer, order) for answer in fused]
+            contests = [_contest(answer, groups[answer.question_id], order) for answer in fused]
             return guarded_answers(ranker, recipe.rank_settings(), contests, name)
 
         yield guard
 
-    def _contest(self, fused: FusedAnswer, order: dict[str, Order] | None) -> Contest:
-        [group] = self._groups[fused.question_id]
-        lineup = line_up(group, _placed(order, fused.question_id), 1)
-        return Contest(group.question, lineup.top, fused)
-
     def _unit_groups(self, unit: Unit, order: dict[str, Order] | None) -> list[Group]:
-        questions = self._questions[unit_range(unit.name)]
-        known = [q for q in questions if order is None or q.id in order]
-        return [group for q in known for group in self._groups.get(q.id, ())]
+        own = self._places[unit_range(unit.name)]
+        asked = [(place, self.run.questions[place]) for place in own]
+        known = [(place, q) for place, q in asked if order is None or q.id in order]
+        return self._candidates.groups([q for _, q in known], [place for place, _ in known])
 
     @contextmanager
     def _loaded(self, role: Role) -> Iterator[Fuser]:
@@ -239,13 +235,17 @@ class Fuse(DividedStage):
         return Decoding(**fields | {"seed": own.seed + self.run.recipe.seed})
 
     @cached_property
-    def _questions(self) -> list[Question]:
+    def _places(self) -> Sequence[int]:
+        """Positions of the questions that are fused."""
         splits = self._splits
-        return [
-            question
-            for question in self.run.questions
-            if question.task == "long" and (splits is None or question.split in splits)
-        ]
+        return array(
+            "q",
+            (
+                place
+                for place, question in enumerate(self.run.questions)
+                if question.task == "long" and (splits is None or question.split in splits)
+            ),
+        )
 
     @property
     def _splits(self) -> tuple[str, ...] | None:
@@ -254,9 +254,8 @@ class Fuse(DividedStage):
         return self.config.splits or ranked
 
     @cached_property
-    def _groups(self) -> dict[str, list[Group]]:
-        candidates = read_parts(self.run.stage_folder("generate"), Candidate)
-        return candidate_groups(self.run.questions, candidates)
+    def _candidates(self) -> GeneratedCandidates:
+        return GeneratedCandidates(self.run.stage_folder("generate"))
 
     def _orders(self, ranker: str | None) -> dict[str, Order] | None:
         return None if ranker is None else orders(stored_rankings(self.run)[ranker])
@@ -323,6 +322,11 @@ class Fuse(DividedStage):
                 fix = "add it to 'splits' of stage rank"
                 raise ConfigError("this split is not ranked", key="fuse.splits", value=split,
                                   fix=fix)  # fmt: skip
+
+
+def _contest(fused: FusedAnswer, group: Group, order: dict[str, Order] | None) -> Contest:
+    lineup = line_up(group, _placed(order, fused.question_id), 1)
+    return Contest(group.question, lineup.top, fused)
 
 
 def _placed(order: dict[str, Order] | None, question_id: str) -> Order | None:

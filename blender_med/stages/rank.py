@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from blender_med.config import result_fields
 from blender_med.data.pairs import source_text
@@ -15,7 +15,7 @@ from blender_med.errors import ConfigError
 from blender_med.experts.revision import weights_revision
 from blender_med.metrics import METRIC_SPECS
 from blender_med.rankers.config import AppliedBM25, ModelRanker, RankerToApply, TrainedRanker
-from blender_med.records import Candidate, Question, Ranking, Task
+from blender_med.records import Candidate, Ranking, Task
 from blender_med.registry import suggestion
 from blender_med.stages.base import (
     MethodRecords,
@@ -27,19 +27,12 @@ from blender_med.stages.base import (
     unit_range,
 )
 from blender_med.stages.config import RankConfig, TrainRankerConfig
+from blender_med.stages.groups import GeneratedCandidates, Group
 from blender_med.stages.lanes import DividedStage, Lane, Share, Work
 from blender_med.stages.methods import METHODS
-from blender_med.store.shards import read_parts
 from blender_med.training.config import RankerJob
 
 _TASKS: tuple[Task, ...] = ("mcq", "long")
-
-
-class Group(NamedTuple):
-    """Candidates of one question under one protocol, in the order of the experts."""
-
-    question: Question
-    candidates: tuple[Candidate, ...]
 
 
 class Rank(DividedStage):
@@ -84,7 +77,7 @@ class Rank(DividedStage):
         return [
             unit
             for ranker in self.config.rankers
-            for unit in method_units(ranker.method, len(self._questions(ranker)), size)
+            for unit in method_units(ranker.method, len(self._places(ranker)), size)
         ]
 
     def lanes(self, units: Sequence[Unit]) -> list[Lane]:
@@ -99,29 +92,31 @@ class Rank(DividedStage):
     def worker(self, serves: Sequence[str], device: str | None = None) -> Iterator[Work]:
         """One ranker, loaded."""
         [ranker] = [r for r in self.config.rankers if r.method in serves]
-        groups = (group for own in self._groups.values() for group in own)
-        loaded = load_ranker(self.run, ranker, groups)
-        questions = self._questions(ranker)
+        loaded = load_ranker(self.run, ranker, self._candidates)
+        places = self._places(ranker)
 
         def rank(unit: Unit, _: Share) -> list[Ranking]:
-            own = questions[unit_range(unit.name)]
-            some = [g for q in own for g in self._groups.get(q.id, ())]
-            return rank_groups(ranker.method, loaded, some, ranker.rank_settings())
+            own = places[unit_range(unit.name)]
+            groups = self._candidates.groups([self.run.questions[i] for i in own], own)
+            return rank_groups(ranker.method, loaded, groups, ranker.rank_settings())
 
         yield rank
 
-    def _questions(self, ranker: RankerToApply) -> list[Question]:
+    def _places(self, ranker: RankerToApply) -> Sequence[int]:
+        """Positions of the questions that a ranker ranks."""
         tasks, splits = ranked_tasks(self.run, ranker), self.config.splits
-        return [
-            question
-            for question in self.run.questions
-            if question.task in tasks and (splits is None or question.split in splits)
-        ]
+        return array(
+            "q",
+            (
+                place
+                for place, question in enumerate(self.run.questions)
+                if question.task in tasks and (splits is None or question.split in splits)
+            ),
+        )
 
     @cached_property
-    def _groups(self) -> dict[str, list[Group]]:
-        candidates = read_parts(self.run.stage_folder("generate"), Candidate)
-        return candidate_groups(self.run.questions, candidates)
+    def _candidates(self) -> GeneratedCandidates:
+        return GeneratedCandidates(self.run.stage_folder("generate"))
 
 
 def ranker_gpus(ranker: RankerToApply) -> int:
@@ -129,20 +124,20 @@ def ranker_gpus(ranker: RankerToApply) -> int:
     return int(isinstance(ranker, ModelRanker) and ranker.device != "cpu")
 
 
-def load_ranker(run: Run, ranker: RankerToApply, groups: Iterable[Group]) -> Any:
+def load_ranker(run: Run, ranker: RankerToApply, candidates: Iterable[Candidate]) -> Any:
     """A ranker of the run's stage rank, ready to rank.
 
     Args:
         run: The run, in which it may have been trained.
         ranker: Its recipe.
-        groups: Of the whole run; their texts are the collection of BM25. Read by it alone.
+        candidates: Of the whole run; their texts are the collection of BM25. Read by it alone.
 
     Raises:
         ConfigError: There is no such model or device.
         DataError: Weights are missing or damaged.
     """
     if isinstance(ranker, AppliedBM25):
-        return ranker.load(corpus=(c.text for group in groups for c in group.candidates))
+        return ranker.load(corpus=(candidate.text for candidate in candidates))
     trained = ranker.trained if isinstance(ranker, TrainedRanker) else None
     return ranker.load(run.stage_folder("train-ranker") / trained if trained else None)
 
@@ -167,23 +162,6 @@ def stored_rankings(run: Run) -> dict[str, MethodRecords[Ranking]]:
     methods = config.methods if isinstance(config, RankConfig) else ()
     folder = run.stage_folder("rank")
     return {method: MethodRecords(folder, method, Ranking) for method in methods}
-
-
-def candidate_groups(
-    questions: Sequence[Question], candidates: Iterator[Candidate]
-) -> dict[str, list[Group]]:
-    """Groups of each question by protocol; experts in order of first appearance, then samples."""
-    experts: dict[str, int] = {}
-    found: dict[tuple[str, str], list[Candidate]] = defaultdict(list)
-    for candidate in candidates:
-        experts.setdefault(candidate.expert, len(experts))
-        found[candidate.question_id, candidate.protocol].append(candidate)
-    known = {question.id: question for question in questions}
-    groups: dict[str, list[Group]] = defaultdict(list)
-    for (question_id, _), own in found.items():
-        own.sort(key=lambda candidate: (experts[candidate.expert], candidate.sample))
-        groups[question_id].append(Group(known[question_id], tuple(own)))
-    return groups
 
 
 def rank_groups(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 
 from blender_med.metrics.scoring import model_metrics, score_candidates
 from blender_med.records import Candidate, Question, Score
-from blender_med.stages.base import Reads, Run, Unit
+from blender_med.stages.base import Reads, Run, Unit, unit_range
 from blender_med.stages.config import ScoreConfig
 from blender_med.stages.generate import question_range
 from blender_med.stages.lanes import DividedStage, Lane, Share, Work
@@ -59,7 +58,8 @@ class ScoreStage(DividedStage):
     @contextmanager
     def worker(self, serves: Sequence[str], device: str | None = None) -> Iterator[Work]:
         """The metrics; their models are loaded when they are first needed."""
-        self._scorers.references = [q.reference for q in self.run.questions if q.reference]
+        if model_metrics(self.config.metrics):
+            self._scorers.references = [q.reference for q in self.run.questions if q.reference]
         try:
             yield self._scored
         finally:
@@ -68,7 +68,7 @@ class ScoreStage(DividedStage):
     def _scored(self, unit: Unit, share: Share) -> list[Score]:
         candidates = self._candidates(unit)
         metrics, load = self.config.metrics, self._scorers.load
-        return list(score_candidates(self._questions, candidates, metrics, load, share))
+        return list(score_candidates(self._questions(unit), candidates, metrics, load, share))
 
     def _candidates(self, unit: Unit) -> Iterator[Candidate]:
         folder = self.run.stage_folder("generate")
@@ -82,6 +82,5 @@ class ScoreStage(DividedStage):
         manifest = read_manifest(self.run.stage_folder("generate"))
         return manifest.parts if manifest else {}
 
-    @cached_property
-    def _questions(self) -> dict[str, Question]:
-        return {question.id: question for question in self.run.questions}
+    def _questions(self, unit: Unit) -> dict[str, Question]:
+        return {q.id: q for q in self.run.questions[unit_range(f"-{unit.name}")]}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
+from typing import overload
 
 from blender_med.errors import StoreError
 from blender_med.records import R, Record, arrow_schema, from_table, to_table
@@ -70,3 +73,54 @@ def read_parts(folder: Path, record_type: type[R]) -> Iterator[R]:
     """Records of all shards of a stage, one shard in memory at a time."""
     for path in part_paths(folder):
         yield from read_part(path, record_type)
+
+
+class StoredRecords(Sequence[R]):
+    """Records of all shards of a stage, in their order, read when they are asked for.
+
+    One shard is in memory at a time, the one that was read last.
+
+    Args:
+        folder: Of the stage; without shards there are no records.
+        record_type: What it writes.
+
+    Raises:
+        StoreError: A shard is damaged.
+    """
+
+    def __init__(self, folder: Path, record_type: type[R]) -> None:
+        self._record_type: type[R] = record_type
+        self._paths: list[Path] = part_paths(folder)
+        rows = (self._rows(path) for path in self._paths)
+        self._starts = [0, *accumulate(rows)]
+        self._last: tuple[int, list[R]] | None = None
+
+    def _rows(self, path: Path) -> int:
+        rows = part_rows(path, self._record_type)
+        if rows is None:
+            return sum(1 for _ in read_part(path, self._record_type))  # raises what is wrong
+        return rows
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __iter__(self) -> Iterator[R]:
+        for path in self._paths:
+            yield from read_part(path, self._record_type)
+
+    @overload
+    def __getitem__(self, place: int) -> R: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[R]: ...
+
+    def __getitem__(self, place: int | slice) -> R | list[R]:
+        places = range(len(self))[place]
+        return self._at(places) if isinstance(places, int) else [self._at(i) for i in places]
+
+    def _at(self, position: int) -> R:
+        part = bisect_right(self._starts, position) - 1
+        last = self._last  # another thread may put another shard there
+        if last is None or last[0] != part:
+            last = self._last = part, list(read_part(self._paths[part], self._record_type))
+        return last[1][position - self._starts[part]]

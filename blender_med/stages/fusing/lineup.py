@@ -11,7 +11,7 @@ from blender_med.errors import DataError
 from blender_med.fusers.base import Fuser, Fusion
 from blender_med.fusers.config import Decoding
 from blender_med.records import Candidate, FusedAnswer, Question, Ranking
-from blender_med.stages.rank import Group
+from blender_med.stages.groups import Group
 
 Order = tuple[str, ...]  # keys of candidates, the best first
 
