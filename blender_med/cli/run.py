@@ -35,6 +35,9 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="Make a malformed row of the data an error.")
     ] = False,
+    executor: Annotated[
+        str | None, typer.Option(help="Where the work is done: local or ray.")
+    ] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -46,7 +49,7 @@ def run(
     set_up_logging(quiet=quiet, verbose=verbose)
     stages = tuple(part.strip() for part in only.split(",")) if only else None
     selection = Selection(only=stages, start=from_, force=force)
-    opened = open_recipe(recipe, set_ or [], strict=strict, verbose=verbose)
+    opened = open_recipe(recipe, set_ or [], strict=strict, verbose=verbose, executor=executor)
     if dry_run:
         _print_plan(opened, selection)
     else:
@@ -86,22 +89,38 @@ def report(
 
 def _run(opened: Run, selection: Selection, *, quiet: bool) -> None:
     from blender_med.cli.console import stderr
-    from blender_med.executors.local import LocalExecutor
+    from blender_med.executors import open_executor
     from blender_med.executors.progress import ProgressDisplay
     from blender_med.reports.tracking import track
     from blender_med.stages.runner import run_pipeline
     from blender_med.store import heartbeat
     from blender_med.store.lock import run_lock
 
+    _refuse_launcher()
     file = opened.folder / heartbeat.FILE
     with run_lock(opened.folder), track(opened) as tracker:
         try:
             display = ProgressDisplay(stderr, quiet=quiet, file=file)
-            run_pipeline(opened, LocalExecutor(display), selection, tracker.stage_ended)
+            with open_executor(opened, display) as executor:
+                run_pipeline(opened, executor, selection, tracker.stage_ended)
         finally:
             heartbeat.remove_heartbeat(file)
     if not quiet:
         _print_result(opened)
+
+
+def _refuse_launcher() -> None:
+    """Raise ConfigError where torchrun or accelerate has started this process beside others."""
+    from blender_med.errors import ConfigError
+    from blender_med.training.processes import process_count
+
+    if (count := process_count()) > 1:
+        fix = (
+            "start it without the launcher; engines use several GPUs by themselves, and"
+            " 'torchrun -m blender_med train' shares a training job"
+        )
+        problem = f"a launcher has started {count} processes, but a run is one process"
+        raise ConfigError(problem, key="WORLD_SIZE", value=count, fix=fix)
 
 
 def _print_result(opened: Run) -> None:

@@ -21,6 +21,7 @@ from blender_med.metrics.config import MetricModels
 from blender_med.rankers.config import RankerToApply
 from blender_med.registry import Registry, suggestion
 from blender_med.stages.asking import ChoiceGeneration, GpuIds, LongGeneration
+from blender_med.stages.executor_recipes import ExecutorConfig, LocalExecutorConfig, with_executor
 from blender_med.training.config import RankerJob
 from blender_med.training.expert_config import AnyExpertJob
 from blender_med.training.fuser_config import FuserJob, ShownCandidates
@@ -332,7 +333,7 @@ class PipelineRecipe(Recipe):
 
     ``dataset`` is one data set, or a list of them; each is split by itself, and the tables keep
     them apart. ``experts`` are names of recipes in ``experts/``, paths of expert recipes, or
-    inline ones.
+    inline ones. ``executor`` is ``local``, ``ray``, or one of them with its settings.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -340,6 +341,7 @@ class PipelineRecipe(Recipe):
     seed: int = Field(0, ge=0, lt=2**31)
     output_dir: str = speed_only("runs")
     log_to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = speed_only(())
+    executor: ExecutorConfig = speed_only(LocalExecutorConfig())
     dataset: tuple[DatasetConfig, ...] = Field(min_length=1)
     experts: tuple[str | dict[str, Any], ...] = Field(min_length=1)
     stages: tuple[StageConfig, ...] = Field(min_length=1)
@@ -347,7 +349,7 @@ class PipelineRecipe(Recipe):
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, tree: Any) -> Any:
-        return with_long_stages(tree)
+        return with_executor(with_long_stages(tree)) if isinstance(tree, dict) else tree
 
     @field_validator("dataset", mode="before")
     @classmethod

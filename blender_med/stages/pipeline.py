@@ -13,13 +13,19 @@ from blender_med.experts.loading import load_expert_config
 from blender_med.recipes_folder import find_recipe
 from blender_med.stages.base import Run
 from blender_med.stages.config import PipelineRecipe, with_long_stages
+from blender_med.stages.executor_recipes import with_executor
 from blender_med.stages.expert_recipes import made_in_run, with_long_experts
 from blender_med.stages.fuser_recipes import with_long_fusers
 from blender_med.stages.ranker_recipes import with_long_rankers
 
 
 def open_recipe(
-    path: Path, overrides: Iterable[str] = (), *, strict: bool = False, verbose: bool = False
+    path: Path,
+    overrides: Iterable[str] = (),
+    *,
+    strict: bool = False,
+    verbose: bool = False,
+    executor: str | None = None,
 ) -> Run:
     """Read a pipeline recipe with its experts.
 
@@ -28,6 +34,7 @@ def open_recipe(
         overrides: Of its keys, as ``a.b=value``.
         strict: Load every data set strictly.
         verbose: Let the libraries' own output through.
+        executor: Type of executor that takes the place of the recipe's.
 
     Raises:
         ConfigError: The recipe, an override or an expert is wrong.
@@ -37,7 +44,8 @@ def open_recipe(
     if "stages" not in tree:
         fix = "name one of the recipes in pipelines/, or add 'stages'"
         raise ConfigError("not a pipeline recipe: it has no 'stages'", file=file, fix=fix)
-    recipe = parse(PipelineRecipe, _spelt_out(tree), file=file)
+    tree = with_executor(_spelt_out(tree), executor)
+    recipe = parse(PipelineRecipe, tree, file=file)
     if strict:
         datasets = [one.model_copy(update={"strict": True}) for one in recipe.dataset]
         recipe = recipe.model_copy(update={"dataset": tuple(datasets)})
@@ -53,7 +61,8 @@ def open_recipe(
 
 def _spelt_out(tree: dict[str, Any]) -> dict[str, Any]:
     """Stages, experts, rankers, fusers given by name as mappings, so that overrides reach in."""
-    return with_long_fusers(with_long_rankers(with_long_experts(with_long_stages(tree))))
+    long = with_long_fusers(with_long_rankers(with_long_experts(with_long_stages(tree))))
+    return with_executor(long)
 
 
 def _check_names(experts: tuple[ExpertConfig, ...], file: Path) -> None:

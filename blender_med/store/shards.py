@@ -90,16 +90,9 @@ class StoredRecords(Sequence[R]):
 
     def __init__(self, folder: Path, record_type: type[R]) -> None:
         self._record_type: type[R] = record_type
-        self._paths: list[Path] = part_paths(folder)
-        rows = (self._rows(path) for path in self._paths)
-        self._starts = [0, *accumulate(rows)]
+        self._paths = part_paths(folder)
+        self._starts: list[int] = [0, *accumulate(_rows(path, record_type) for path in self._paths)]
         self._last: tuple[int, list[R]] | None = None
-
-    def _rows(self, path: Path) -> int:
-        rows = part_rows(path, self._record_type)
-        if rows is None:
-            return sum(1 for _ in read_part(path, self._record_type))  # raises what is wrong
-        return rows
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -124,3 +117,11 @@ class StoredRecords(Sequence[R]):
         if last is None or last[0] != part:
             last = self._last = part, list(read_part(self._paths[part], self._record_type))
         return last[1][position - self._starts[part]]
+
+
+def _rows(path: Path, record_type: type[Record]) -> int:
+    rows = part_rows(path, record_type)
+    if rows is None:
+        fix = "delete this file and run the same command again: only this shard is made anew"
+        raise StoreError("damaged shard", file=path, fix=fix)
+    return rows

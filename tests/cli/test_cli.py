@@ -232,3 +232,14 @@ def test_version(cli) -> None:
     from blender_med import __version__
 
     assert cli("--version")[1].strip() == __version__
+
+
+def test_a_run_under_torchrun_is_refused(
+    cli, recipe_tree, save_recipe, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    code, _, err = cli("run", save_recipe(recipe_tree))
+    assert code == 2
+    assert "started 2 processes" in err and "torchrun -m blender_med train" in err
+    assert not (tmp_path / "runs").exists()
