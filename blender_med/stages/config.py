@@ -383,6 +383,12 @@ class PipelineRecipe(Recipe):
         """Settings of a stage, or None where the pipeline has none of that name."""
         return next((s for s in self.stages if s.type == name), None)
 
+    @property
+    def combining(self) -> tuple[str, ...]:
+        """Methods that combine experts: those of the stages rank and fuse."""
+        combining = (s for s in self.stages if isinstance(s, (RankConfig, FuseConfig)))
+        return tuple(method for stage in combining for method in stage.methods)
+
     def stage_names(self) -> Iterator[str]:
         """Names of the stages in order."""
         return (stage.type for stage in self.stages)

@@ -47,6 +47,7 @@ def method_settings(run: Run) -> MethodSettings:
         primary_long=config.primary_long,
         primary_mcq=config.primary_mcq,
         mbr_utility=config.mbr_utility,
+        combining=run.recipe.combining,
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -37,11 +39,37 @@ def prose(draw: np.random.Generator, words: int) -> str:
     return " ".join(WORDS[np.minimum(draw.zipf(1.3, words) - 1, len(WORDS) - 1)])
 
 
+_SYLLABLES = """car di o my pa thy ne phro sis he pa to pul mo na ry syn drome cer vi cal gas tro
+en te ri tis hy po ten sion glu co mel li tus an gi plas ty der ma lep ra chon dro bra dy ta chy lym
+ph ade no car ci no ma ure thra ost eo po ro scle mu sal"""
+
+
+def _rare_words(count: int) -> list[str]:
+    """Words of two to five syllables, such as medicine is full of."""
+    draw = np.random.default_rng(1)
+    return ["".join(draw.choice(_SYLLABLES.split(), draw.integers(2, 6))) for _ in range(count)]
+
+
+VOCABULARY = np.array(_MEDICAL.split() + _rare_words(12_000))
+_FREQUENCY = (np.arange(len(VOCABULARY)) + 2.7) ** -0.9  # near the law of Zipf and Mandelbrot
+
+
+def fresh_prose(draw: np.random.Generator, words: int) -> str:
+    """Sentences that never come again; they compress no better than English does."""
+    chosen = draw.choice(VOCABULARY, words, p=_FREQUENCY / _FREQUENCY.sum())
+    ends = set(range(11, words, 12))
+    return " ".join(w + "." * (i in ends) for i, w in enumerate(chosen.tolist()))
+
+
+Prose = Callable[[np.random.Generator, int], str]
+
+
 class Study:
     """Long and multiple-choice questions, two experts, one ranker, one fuser; attacks inside."""
 
-    def __init__(self, n: int, words: int = 12) -> None:
+    def __init__(self, n: int, words: int = 12, text: Prose = prose) -> None:
         draw = np.random.default_rng(0)
+        self._text, self._draw = text, draw
         self.questions: list[Question] = []
         self.candidates: list[Candidate] = []
         self.answers: list[Answer] = []
@@ -50,8 +78,8 @@ class Study:
             attack = ATTACKS[i % 4] if i < 8 else ""
             split = "dev" if i % 4 == 3 else "test"
             meta = {"subject": ATTACKS[1] if i % 2 else "lung", "specialty": f"s{i % 3}"}
-            reference = prose(draw, words)
-            self._long(i, split, f"{attack} {prose(draw, 8)}", reference, meta)
+            reference = text(draw, words)
+            self._long(i, split, f"{attack} {text(draw, 8)}", reference, meta)
             options = ("red", f"blue {attack}")
             self.questions.append(
                 Question(
@@ -66,6 +94,8 @@ class Study:
         known = {"context": "Some context.", "reference": reference, "meta": meta}
         self.questions.append(Question(f"l{i}", "sample", split, "long", asked, **known))
         texts = {"good": f"{reference} {asked}", "poor": asked}
+        if self._text is not prose:  # as long as the reference, and as new
+            texts = {name: self._text(self._draw, len(reference.split())) for name in texts}
         for name, text in texts.items():
             self.candidates.append(
                 Candidate(f"l{i}", name, 0, text, prompt_tokens=9, completion_tokens=3, seconds=0.1)
@@ -100,7 +130,7 @@ class Study:
             if a.method == "genfuser"
         ]
         boards = build_boards(self.questions, self.candidates, scores)
-        config = MethodSettings(seed=1)
+        config = MethodSettings(seed=1, combining=("pairranker", "genfuser"))
         answers = [a for board in boards for a in answer_board(board, config)] + self.answers
         return compare(boards, answers, config, resamples=100)
 
@@ -140,8 +170,30 @@ def comparison_of() -> Callable[[int], Comparison]:
 
 @pytest.fixture(scope="session")
 def write_page_of() -> Callable[..., Path]:
-    """Writes the page of a study: number of questions, folder, words of an answer."""
-    return lambda n, folder, words=12: write_study_page(Study(n, words), folder)
+    """Writes the page of a study: number of questions, folder, words of an answer, of what kind,
+    data sets by task.
+    """
+
+    def write(
+        n: int,
+        folder: Path,
+        words: int = 12,
+        text: Prose = prose,
+        datasets: Mapping[str, str] = MappingProxyType({}),
+    ) -> Path:
+        study = Study(n, words, text)
+        study.questions = [
+            replace(q, dataset=datasets.get(q.task, q.dataset)) for q in study.questions
+        ]
+        return write_study_page(study, folder)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def realistic_text() -> Prose:
+    """Makes texts as hard to compress as answers of a model."""
+    return fresh_prose
 
 
 @pytest.fixture(scope="session")

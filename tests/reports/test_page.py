@@ -6,15 +6,19 @@ import base64
 import gzip
 import json
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from lxml import html
 
 from blender_med.reports.page import document
-from blender_med.reports.page.kinds import kind
+from blender_med.reports.page.kinds import BUILT_IN, Kinds
 from blender_med.reports.page.numbers import duration, figure, interval, p_value, percent, signed
+from blender_med.reports.page.sections import figures
 from blender_med.reports.page.verdict import verdicts
-from blender_med.stages.comparison import Estimate
+from blender_med.stages.comparison import Diagnosis, Estimate
+from blender_med.stages.methods import METHODS, MethodSettings
 
 MOST_BYTES = 5_000_000
 
@@ -135,13 +139,23 @@ def test_verdicts_follow_the_corrected_test(comparison_of, delta, p, tone, start
     assert verdict.headline.startswith(start)
 
 
-def test_two_thousand_questions_fit(write_page_of, tmp_path):
-    # 2,000 questions of both kinds; long answers of about 120 words, references too.
-    page = write_page_of(1000, tmp_path, words=120)
-    assert page.stat().st_size < MOST_BYTES
+def test_two_thousand_questions_fit(write_page_of, tmp_path, realistic_text):
+    # gzip takes English prose to 0.35 to 0.4 of its size; texts that repeat would prove nothing.
+    sample = realistic_text(np.random.default_rng(5), 20_000).encode()
+    assert len(gzip.compress(sample)) > 0.35 * len(sample)
+    # 2,000 questions of both kinds; references and each of three answers are of 200 words.
+    page = write_page_of(1000, tmp_path, words=200, text=realistic_text)
     loaded = html.fromstring(page.read_text(encoding="utf-8"))
-    inline = loaded.xpath("//script[@data-part]")
-    assert inline or (tmp_path / "report" / "questions" / "index.js").is_file()
+    packed = sum(len(script.text) for script in loaded.xpath("//script[@data-part]"))
+    assert 2_500_000 < packed <= document.MOST_INLINE
+    # What is not questions leaves room also for as many as may stand in the page.
+    assert page.stat().st_size - packed + document.MOST_INLINE < MOST_BYTES
+
+
+def test_more_than_fits_goes_beside_the_page(write_page_of, tmp_path, realistic_text):
+    page = write_page_of(1000, tmp_path, words=400, text=realistic_text)
+    assert page.stat().st_size < 1_000_000
+    assert len(list((page.parent / "questions").iterdir())) == 21
 
 
 def test_large_data_goes_beside_the_page(write_page_of, tmp_path, monkeypatch):
@@ -168,10 +182,38 @@ def test_large_data_goes_beside_the_page(write_page_of, tmp_path, monkeypatch):
         ("self_consistency:a", "baseline"),
         ("mbr", "ensemble"),
         ("oracle:bleu", "upper bound"),
+        ("my-ranker", "ensemble"),
+        ("a-name-of-nobody", "other"),
     ],
 )
 def test_kinds_of_methods(method, expected):
-    assert kind(method) == expected
+    assert Kinds(MethodSettings(combining=("my-ranker",)))(method) == expected
+
+
+def test_every_method_has_a_kind():
+    assert set(BUILT_IN) == set(METHODS)
+
+
+def test_a_method_of_nobody_is_shown_and_not_judged(comparison_of):
+    comparison = comparison_of(24)
+    stranger = replace(comparison.settings, combining=("pairranker",))
+    unknown = replace(comparison, settings=stranger)
+    drawn = figures(verdicts(unknown)[0], unknown, Diagnosis([], [], [], [], []), [], [])
+    assert "genfuser" in str(drawn[0].svg) and "other" in str(drawn[0].svg)
+    known = [verdicts(one)[0].ensemble for one in (comparison, unknown)]
+    assert known[0] in ("genfuser", "pairranker", "mbr") and known[1] in ("pairranker", "mbr")
+
+
+def test_several_data_sets_are_counted_and_judged_apart(write_page_of, tmp_path):
+    written = write_page_of(24, tmp_path, datasets={"mcq": "exam", "long": "answers"})
+    page = html.fromstring(written.read_text(encoding="utf-8"))
+    about = page.xpath("//dl[@class='about']/div")
+    facts = {div.findtext("dt"): div.findtext("dd") for div in about}
+    assert facts["questions of exam"] == facts["questions of answers"] == "18 test, 6 dev"
+    (summary,) = page.xpath("//p[@class='summary']/text()")
+    assert summary.startswith("Of 2 sets of questions the ensemble is better")
+    families = page.xpath("//article/@data-family")
+    assert families == ["answers, long, generative", "exam, mcq, generative"]
 
 
 def test_numbers_as_they_are_shown():

@@ -1,6 +1,7 @@
 """The page in a real browser: headless Chromium, where the machine has one with its driver.
 
-``BLENDER_MED_SCREENSHOTS`` names a folder that the screenshots are written to.
+``BLENDER_MED_SCREENSHOTS`` names a folder that the screenshots are written to, and
+``BLENDER_MED_PAGE`` the page of a run of which there shall be some too.
 """
 
 from __future__ import annotations
@@ -200,4 +201,15 @@ def test_pages_of_data_beside_the_page_are_read(chromium, write_page_of, tmp_pat
     show(chromium, page)
     count_becomes(chromium, 60)
     wait_for(chromium, "document.querySelectorAll('.card').length === 2")
+    assert chromium.get_log("browser") == []
+
+
+@pytest.mark.skipif("BLENDER_MED_PAGE" not in os.environ, reason="no page of a run is named")
+def test_pictures_of_a_run(chromium):
+    page = Path(os.environ["BLENDER_MED_PAGE"]).resolve()
+    for theme in ("light", "dark"):
+        show(chromium, page, theme=theme)
+        screenshot(chromium, f"run-{theme}")
+    chromium.execute_script("document.querySelector('#browser').scrollIntoView()")
+    screenshot(chromium, "run-questions")
     assert chromium.get_log("browser") == []

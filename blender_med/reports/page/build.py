@@ -12,7 +12,7 @@ from blender_med.reports.page.document import BlockView, Document, write_documen
 from blender_med.reports.page.numbers import count
 from blender_med.reports.page.questions import SHOWN_SPLITS, pack_questions
 from blender_med.reports.page.sections import Figure, Table, figures
-from blender_med.reports.page.verdict import verdicts
+from blender_med.reports.page.verdict import Verdict, verdicts
 from blender_med.stages.base import Run
 from blender_med.stages.comparison import Block, Comparison, Diagnosis, FusionRow, RankingRow
 
@@ -49,6 +49,7 @@ def write_page(
     document = Document(
         title=run.recipe.name,
         lead=run.recipe.description or "An ensemble of language models on medical questions.",
+        summary=_summary(found),
         facts=_facts(run),
         blocks=views,
         notes=[*_quarantine(run), *_contamination(comparison)],
@@ -62,6 +63,19 @@ def block_name(block: Block) -> str:
     return f"{block.dataset}, {block.task}, {block.protocol}: {block.split}"
 
 
+def _summary(found: Sequence[Verdict]) -> str:
+    """The verdicts counted; "" where there is one alone."""
+    tones = Counter(verdict.tone for verdict in found)
+    judged = tones["better"] + tones["worse"] + tones["open"]
+    if len(found) < 2 or not judged:
+        return ""
+    return (
+        f"Of {judged} sets of questions the ensemble is better than the best single expert on "
+        f"{tones['better']} and worse on {tones['worse']}; on {tones['open']} chance can explain "
+        "the difference."
+    )
+
+
 def _browsed(comparison: Comparison) -> list[Block]:
     """Blocks of the splits that people look at; all where there are no such."""
     every = [b for own in comparison.outcomes for b in comparison.blocks(own[0].board)]
@@ -69,9 +83,15 @@ def _browsed(comparison: Comparison) -> list[Block]:
 
 
 def _facts(run: Run) -> tuple[tuple[str, str], ...]:
-    splits = Counter(question.split for question in run.questions)
+    sizes: dict[str, Counter[str]] = {}
+    for question in run.questions:
+        sizes.setdefault(question.dataset, Counter())[question.split] += 1
+    questions = (
+        (f"questions of {dataset}", ", ".join(f"{count(n)} {split}" for split, n in own.items()))
+        for dataset, own in sizes.items()
+    )
     return (
-        ("questions", ", ".join(f"{count(n)} {split}" for split, n in splits.items())),
+        *questions,
         ("experts", ", ".join(expert.name for expert in run.experts)),
         ("stages", ", ".join(run.recipe.stage_names())),
         ("seed", str(run.recipe.seed)),

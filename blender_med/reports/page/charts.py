@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import altair as alt
 
-from blender_med.reports.page.kinds import KINDS, kind, short
+from blender_med.reports.page.kinds import KINDS, Kinds, short
 from blender_med.reports.page.numbers import figure, interval, p_value, percent, signed
 from blender_med.reports.page.theme import KIND_COLOURS, KIND_SHAPES, LEAST_OPACITY, SERIES
 from blender_med.stages.comparison import (
@@ -32,13 +32,13 @@ PART_NAMES = {
 }
 
 
-def forest(estimates: Mapping[str, Estimate], title: str) -> alt.LayerChart | None:
+def forest(estimates: Mapping[str, Estimate], kinds: Kinds, title: str) -> alt.LayerChart | None:
     """Differences with their intervals, the best on top; None where there is none."""
     found = {m: e for m, e in estimates.items() if e.delta is not None}
     if not found:
         return None
     order = sorted(found, key=lambda m: -(found[m].delta or 0.0))
-    rows = [_forest_row(method, found[method]) for method in order]
+    rows = [_forest_row(method, found[method], kinds) for method in order]
     base = alt.Chart(alt.Data(values=rows), height=alt.Step(_ROW_HEIGHT))
     y = alt.Y("name:N", sort=[short(m) for m in order], title=None)
     spans = base.mark_rule(strokeWidth=2).encode(
@@ -54,12 +54,12 @@ def forest(estimates: Mapping[str, Estimate], title: str) -> alt.LayerChart | No
     return _zero_line() + spans + points
 
 
-def _forest_row(method: str, estimate: Estimate) -> dict[str, Any]:
+def _forest_row(method: str, estimate: Estimate, kinds: Kinds) -> dict[str, Any]:
     p = "" if estimate.p_holm is None else f", p {p_value(estimate.p_holm)} (Holm)"
     span = interval(estimate.delta_low, estimate.delta_high, sign=True)
     return {
         "name": short(method),
-        "kind": kind(method),
+        "kind": kinds(method),
         "delta": estimate.delta,
         "low": estimate.delta_low,
         "high": estimate.delta_high,
@@ -88,13 +88,15 @@ def _kind_scale(rows: Rows, values: Mapping[str, str]) -> alt.Scale:
     return alt.Scale(domain=domain, range=[values[name] for name in domain])
 
 
-def frontier(methods: Sequence[MethodRow], costs: Mapping[str, float]) -> alt.LayerChart | None:
+def frontier(
+    methods: Sequence[MethodRow], costs: Mapping[str, float], kinds: Kinds
+) -> alt.LayerChart | None:
     """Quality against tokens per question; a line joins the methods that no other dominates.
 
     Methods without a cost are left out on a logarithmic axis. None where no method has both.
     """
     rows = [
-        _frontier_row(row, costs[row.method])
+        _frontier_row(row, costs[row.method], kinds)
         for row in methods
         if row.primary in row.metrics and costs.get(row.method, 0.0) > 0
     ]
@@ -117,12 +119,12 @@ def frontier(methods: Sequence[MethodRow], costs: Mapping[str, float]) -> alt.La
     return line.encode(x=x, y=y) + points + names.encode(x=x, y=y, text="name:N")
 
 
-def _frontier_row(row: MethodRow, cost: float) -> dict[str, Any]:
+def _frontier_row(row: MethodRow, cost: float, kinds: Kinds) -> dict[str, Any]:
     estimate = row.metrics[row.primary]
     tip = f"{row.method}: {row.primary} {figure(estimate.value)}, {cost:,.0f} tokens a question"
     return {
         "name": short(row.method),
-        "kind": kind(row.method),
+        "kind": kinds(row.method),
         "cost": cost,
         "value": estimate.value,
         "tip": tip,
@@ -137,9 +139,9 @@ def _mark_frontier(rows: Rows) -> None:
         best = max(best, row["value"])
 
 
-def headroom(rows: Sequence[HeadroomRow]) -> alt.LayerChart | None:
+def headroom(rows: Sequence[HeadroomRow], kinds: Kinds) -> alt.LayerChart | None:
     """What becomes of oracle - best single, by method; None without an ensemble method."""
-    shown = [row for row in rows if kind(row.method) == "ensemble" and len(row.parts) == 4]
+    shown = [row for row in rows if kinds(row.method) == "ensemble" and len(row.parts) == 4]
     if not shown:
         return None
     order = sorted(shown, key=lambda row: -row.parts["gain"].value)
@@ -271,9 +273,9 @@ def coverage(rows: Sequence[CoverageRow]) -> alt.Chart | None:
     )
 
 
-def usage(rows: Sequence[UsageRow]) -> alt.Chart | None:
+def usage(rows: Sequence[UsageRow], kinds: Kinds) -> alt.Chart | None:
     """Whose answers the methods that choose take; None where no ensemble method repeats any."""
-    shown = [row for row in rows if kind(row.method) == "ensemble"]
+    shown = [row for row in rows if kinds(row.method) == "ensemble"]
     if not shown:
         return None
     experts = list(dict.fromkeys(row.expert for row in shown))

@@ -9,7 +9,7 @@ from pathlib import Path
 from blender_med.reports.page.build import block_name
 from blender_med.reports.page.charts import forest
 from blender_med.reports.page.document import BlockView, Document, write_document
-from blender_med.reports.page.kinds import kind
+from blender_med.reports.page.kinds import Kinds
 from blender_med.reports.page.numbers import count, duration, figure, interval, p_value, signed
 from blender_med.reports.page.questions import pack_questions
 from blender_med.reports.page.sections import Figure, Table
@@ -31,10 +31,13 @@ def write_difference_page(
     Raises:
         StoreError: The folder is not writable.
     """
+    kinds = Kinds(difference.second.settings)
     by_block = [(b, list(rows)) for b, rows in groupby(difference.rows, key=lambda r: r.block)]
     by_block.sort(key=lambda item: item[0].split != COUNTED_SPLIT)
     views = [
-        BlockView(block_name(block), _verdict(block, rows, names, difference), _figures(rows))
+        BlockView(
+            block_name(block), _verdict(block, rows, names, difference), _figures(rows, kinds)
+        )
         for block, rows in by_block
     ]
     facts = [("first run", names[0]), ("second run", names[1])]
@@ -62,8 +65,8 @@ def _verdict(
     block: Block, rows: Sequence[DifferenceRow], names: tuple[str, str], difference: RunDifference
 ) -> Verdict:
     """How many methods differ in the primary metric after correction, and which way."""
-    primary = difference.primary[block.task]
-    own = [row for row in rows if row.metric == primary and kind(row.method) != "upper bound"]
+    primary, kinds = difference.primary[block.task], Kinds(difference.second.settings)
+    own = [row for row in rows if row.metric == primary and kinds(row.method) != "upper bound"]
     sure = [r for r in own if r.second.p_holm is not None and r.second.p_holm < SIGNIFICANT]
     better = [row for row in sure if (row.second.delta or 0.0) > 0]
     worse = [row for row in sure if row not in better]
@@ -81,15 +84,17 @@ def _verdict(
     return Verdict(block, tone, "", headline, reason, (("common questions", str(n)),))
 
 
-def _figures(rows: Sequence[DifferenceRow]) -> list[Figure]:
+def _figures(rows: Sequence[DifferenceRow], kinds: Kinds) -> list[Figure]:
     metrics = list(dict.fromkeys(row.metric for row in rows))
-    found = [_difference([r for r in rows if r.metric == metric], metric) for metric in metrics]
+    found = [
+        _difference([r for r in rows if r.metric == metric], metric, kinds) for metric in metrics
+    ]
     return [*found, _costs([row for row in rows if row.metric == metrics[0]])]
 
 
-def _difference(rows: Sequence[DifferenceRow], metric: str) -> Figure:
+def _difference(rows: Sequence[DifferenceRow], metric: str, kinds: Kinds) -> Figure:
     estimates = {row.method: row.second for row in rows}
-    chart = forest(estimates, f"difference in {metric}, 95 % interval")
+    chart = forest(estimates, kinds, f"difference in {metric}, 95 % interval")
     cells = tuple(
         (
             row.method, str(row.n), figure(row.first), figure(row.second.value),

@@ -41,6 +41,7 @@ class Document:
     Attributes:
         title: Name of the run.
         lead: What the page is about, one line.
+        summary: The verdicts in one sentence, "" where one needs none.
         facts: Labelled facts about the run.
         blocks: In order; the first is shown first.
         notes: Tables about the data as a whole.
@@ -53,6 +54,7 @@ class Document:
     blocks: Sequence[BlockView]
     notes: Sequence[Figure]
     questions: Packed | None
+    summary: str = ""
 
 
 def write_document(folder: Path, document: Document) -> list[Path]:

@@ -4,24 +4,44 @@ from __future__ import annotations
 
 from typing import Literal
 
-from blender_med.stages.comparison.estimates import is_upper_bound
-from blender_med.stages.methods import BEST_SINGLE
+from blender_med.stages.methods import BEST_SINGLE, ORACLE, MethodSettings
 
-Kind = Literal["expert", "baseline", "ensemble", "upper bound"]
-KINDS: tuple[Kind, ...] = ("ensemble", "expert", "baseline", "upper bound")
+Kind = Literal["expert", "baseline", "ensemble", "upper bound", "other"]
+KINDS: tuple[Kind, ...] = ("ensemble", "expert", "baseline", "upper bound", "other")
 _EXPERT = "expert"
-# Methods of one expert, or of none.
-_BASELINES = {"random", "constant", "self_consistency"}
+BUILT_IN: dict[str, Kind] = {
+    _EXPERT: "expert",
+    BEST_SINGLE: "expert",
+    "random": "baseline",
+    "constant": "baseline",
+    "self_consistency": "baseline",
+    "majority_vote": "ensemble",
+    "weighted_vote": "ensemble",
+    "mean_logprob": "ensemble",
+    "stacking": "ensemble",
+    "mbr": "ensemble",
+    ORACLE: "upper bound",
+}
 
 
-def kind(method: str) -> Kind:
-    """Kind of a method by its name; every ranker, vote and fuser is an ensemble."""
-    name = method.partition(":")[0]
-    if is_upper_bound(method):
-        return "upper bound"
-    if name == _EXPERT or method == BEST_SINGLE:
-        return "expert"
-    return "baseline" if name in _BASELINES else "ensemble"
+class Kinds:
+    """Kinds of the methods of a run.
+
+    The run's own rankers, fusers and gates are ensembles. A name that is neither theirs nor
+    built in is ``other``: it is shown, and never judged as the ensemble.
+
+    Args:
+        settings: Of the methods.
+    """
+
+    def __init__(self, settings: MethodSettings) -> None:
+        self._combining = frozenset(settings.combining)
+
+    def __call__(self, method: str) -> Kind:
+        """Kind of a method by its name."""
+        if method in self._combining:
+            return "ensemble"
+        return BUILT_IN.get(method.partition(":")[0], "other")
 
 
 def short(method: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from blender_med.reports.page import charts
-from blender_med.reports.page.kinds import kind
+from blender_med.reports.page.kinds import Kinds
 from blender_med.reports.page.numbers import (
     count,
     duration,
@@ -64,17 +64,17 @@ def figures(
     fusions: Sequence[FusionRow],
 ) -> list[Figure]:
     """All figures of the verdict's block that have something to show, in reading order."""
-    block = verdict.block
+    block, kinds = verdict.block, Kinds(comparison.settings)
     methods = [row for row in comparison.methods if row.block == block]
     made = [
-        _methods(methods),
-        _frontier(methods, comparison, block),
-        _headroom(diagnosis, block),
+        _methods(methods, kinds),
+        _frontier(methods, comparison, block, kinds),
+        _headroom(diagnosis, block, kinds),
         _wins(diagnosis, block),
         _complementarity(diagnosis, block),
-        *_slices([row for row in comparison.slices if row.block == block], verdict),
+        *_slices([row for row in comparison.slices if row.block == block], kinds),
         _coverage(diagnosis, block),
-        _usage(diagnosis, block),
+        _usage(diagnosis, block, kinds),
         _rankings([row for row in rankings if row.block == block]),
         _fusions([row for row in fusions if row.block == block]),
         _quality(diagnosis, block),
@@ -91,12 +91,12 @@ def _table(head: Sequence[str], rows: Iterator[tuple[str, ...]]) -> Table | None
     return Table(tuple(head), found) if found else None
 
 
-def _methods(rows: Sequence[MethodRow]) -> Figure:
+def _methods(rows: Sequence[MethodRow], kinds: Kinds) -> Figure:
     primary = rows[0].primary
     known = {row.method: row.metrics[primary] for row in rows if primary in row.metrics}
-    compared = {m: e for m, e in known.items() if kind(m) != "upper bound"}
+    compared = {m: e for m, e in known.items() if kinds(m) != "upper bound"}
     title = "Methods against the best single expert"
-    chart = charts.forest(compared, f"difference in {primary}, 95 % interval")
+    chart = charts.forest(compared, kinds, f"difference in {primary}, 95 % interval")
     head = ("method", "n", primary, "95 % interval", "difference", "95 % interval", "p (Holm)")
     cells = (
         (
@@ -113,9 +113,11 @@ def _methods(rows: Sequence[MethodRow]) -> Figure:
     return Figure("methods", title, text, _drawn(chart, title), _table(head, cells))
 
 
-def _frontier(methods: Sequence[MethodRow], comparison: Comparison, block: Block) -> Figure:
+def _frontier(
+    methods: Sequence[MethodRow], comparison: Comparison, block: Block, kinds: Kinds
+) -> Figure:
     costs = {c.method: c for c in comparison.costs if c.block == block}
-    shown = [row for row in methods if kind(row.method) != "upper bound"]
+    shown = [row for row in methods if kinds(row.method) != "upper bound"]
     title = "Quality and cost"
     tokens = {method: cost.tokens_per_question for method, cost in costs.items()}
     head = ("method", shown[0].primary if shown else "", "tokens a question", "seconds a question")
@@ -133,11 +135,11 @@ def _frontier(methods: Sequence[MethodRow], comparison: Comparison, block: Block
         "Up is better, left is cheaper. The line joins the methods that no cheaper one reaches. "
         "Tokens are all that experts and rankers read and wrote for one answer."
     )
-    chart = charts.frontier(shown, tokens) if shown else None
+    chart = charts.frontier(shown, tokens, kinds) if shown else None
     return Figure("frontier", title, text, _drawn(chart, title), _table(head, cells))
 
 
-def _headroom(diagnosis: Diagnosis, block: Block) -> Figure:
+def _headroom(diagnosis: Diagnosis, block: Block, kinds: Kinds) -> Figure:
     rows = [row for row in diagnosis.headroom if row.block == block]
     title = "Where the headroom goes"
     head = ("method", "headroom", "gain", "ranker regret", "fuser corruption")
@@ -156,7 +158,7 @@ def _headroom(diagnosis: Diagnosis, block: Block) -> Figure:
     errors = {row.unanimous_error for row in rows if row.unanimous_error is not None}
     if errors:
         text += f" On {percent(max(errors))} of the questions no candidate is right."
-    chart = charts.headroom(rows)
+    chart = charts.headroom(rows, kinds)
     return Figure("headroom", title, text, _drawn(chart, title), _table(head, cells))
 
 
@@ -182,9 +184,10 @@ def _complementarity(diagnosis: Diagnosis, block: Block) -> Figure:
     return Figure("complementarity", title, text, drawn, _table(head, cells))
 
 
-def _slices(rows: Sequence[SliceRow], verdict: Verdict) -> Iterator[Figure]:
+def _slices(rows: Sequence[SliceRow], kinds: Kinds) -> Iterator[Figure]:
     """One heat map per property, of its most frequent values."""
-    methods = list(dict.fromkeys(r.method for r in rows if _in_slices(r.method)))[:_MOST_METHODS]
+    found = (row.method for row in rows if _in_slices(row.method, kinds))
+    methods = list(dict.fromkeys(found))[:_MOST_METHODS]
     for key in dict.fromkeys(row.slice for row in rows):
         own = [row for row in rows if row.slice == key and row.method in methods]
         values = list(dict.fromkeys(row.value for row in own))[:_MOST_SLICES]
@@ -197,8 +200,8 @@ def _slices(rows: Sequence[SliceRow], verdict: Verdict) -> Iterator[Figure]:
         yield Figure(f"slice-{key}", title, text, drawn, _table(head, cells))
 
 
-def _in_slices(method: str) -> bool:
-    return kind(method) != "upper bound" and method != BEST_SINGLE
+def _in_slices(method: str, kinds: Kinds) -> bool:
+    return kinds(method) != "upper bound" and method != BEST_SINGLE
 
 
 def _coverage(diagnosis: Diagnosis, block: Block) -> Figure:
@@ -215,13 +218,13 @@ def _coverage(diagnosis: Diagnosis, block: Block) -> Figure:
     return Figure("coverage", title, text, drawn, _table(head, cells))
 
 
-def _usage(diagnosis: Diagnosis, block: Block) -> Figure:
+def _usage(diagnosis: Diagnosis, block: Block, kinds: Kinds) -> Figure:
     rows = [row for row in diagnosis.usage if row.block == block]
     title = "Whose answers are taken"
     head = ("method", "expert", "share")
-    cells = ((r.method, r.expert, percent(r.share)) for r in rows if kind(r.method) == "ensemble")
+    cells = ((r.method, r.expert, percent(r.share)) for r in rows if kinds(r.method) == "ensemble")
     text = "Share of a method's answers that repeat a candidate of each expert."
-    drawn = _drawn(charts.usage(rows), title)
+    drawn = _drawn(charts.usage(rows, kinds), title)
     return Figure("usage", title, text, drawn, _table(head, cells))
 
 

@@ -24,12 +24,14 @@ KIND_COLOURS = {
     "expert": "var(--orange)",
     "baseline": "var(--purple)",
     "upper bound": "var(--grey)",
+    "other": "var(--sky)",
 }
 KIND_SHAPES = {
     "ensemble": "circle",
     "expert": "square",
     "baseline": "diamond",
     "upper bound": "triangle-up",
+    "other": "cross",
 }
 # Okabe and Ito's palette, in an order in which neighbours differ most.
 SERIES = tuple(f"var(--{name})" for name in ("blue", "orange", "green", "purple", "sky", "red"))

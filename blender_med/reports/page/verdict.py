@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from blender_med.reports.page.kinds import kind
+from blender_med.reports.page.kinds import Kinds
 from blender_med.reports.page.numbers import count, duration, figure, interval, p_value, signed
 from blender_med.stages.comparison import Block, Comparison, CostRow, Estimate, MethodRow
 from blender_med.stages.methods import BEST_SINGLE
@@ -38,7 +38,7 @@ class Verdict:
 
 def verdicts(comparison: Comparison) -> list[Verdict]:
     """One per data set, task and protocol: on its test split, else on its last one."""
-    found = []
+    found, kinds = [], Kinds(comparison.settings)
     by_family = groupby(comparison.methods, key=lambda r: _family(r.block))
     for _, rows in by_family:
         family = list(rows)
@@ -46,7 +46,8 @@ def verdicts(comparison: Comparison) -> list[Verdict]:
         split = COUNTED_SPLIT if COUNTED_SPLIT in splits else splits[-1]
         own = [row for row in family if row.block.split == split]
         dev = [row for row in family if row.block.split == "dev" and split != "dev"]
-        found.append(_verdict(own, dev, [c for c in comparison.costs if c.block == own[0].block]))
+        costs = [c for c in comparison.costs if c.block == own[0].block]
+        found.append(_verdict(own, dev, costs, kinds))
     return found
 
 
@@ -55,10 +56,13 @@ def _family(block: Block) -> tuple[str, str, str]:
 
 
 def _verdict(
-    rows: Sequence[MethodRow], dev: Sequence[MethodRow], costs: Sequence[CostRow]
+    rows: Sequence[MethodRow],
+    dev: Sequence[MethodRow],
+    costs: Sequence[CostRow],
+    kinds: Kinds,
 ) -> Verdict:
     block = rows[0].block
-    row = _candidate(rows, dev)
+    row = _candidate(rows, dev, kinds)
     best = next((r for r in rows if r.method == BEST_SINGLE and r.primary in r.metrics), None)
     if row is None or best is None:
         headline = "There is no ensemble method to judge."
@@ -72,12 +76,14 @@ def _verdict(
     return Verdict(block, tone, row.method, headline, reason, _facts(row, best, estimate, costs))
 
 
-def _candidate(rows: Sequence[MethodRow], dev: Sequence[MethodRow]) -> MethodRow | None:
+def _candidate(
+    rows: Sequence[MethodRow], dev: Sequence[MethodRow], kinds: Kinds
+) -> MethodRow | None:
     """The ensemble method with the best primary metric on dev, never on the split shown."""
     named = {
         row.method: row
         for row in rows
-        if kind(row.method) == "ensemble" and row.primary in row.metrics
+        if kinds(row.method) == "ensemble" and row.primary in row.metrics
     }
     values = {
         row.method: row.metrics[row.primary].value

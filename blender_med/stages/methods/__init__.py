@@ -27,12 +27,14 @@ class MethodSettings:
         primary_long: Metric that picks and compares long answers.
         primary_mcq: The same for multiple choice.
         mbr_utility: Text metric that MBR decoding takes the expectation of.
+        combining: Methods of the run's own that combine experts: rankers, fusers, gates.
     """
 
     seed: int = 0
     primary_long: str = "rougeL"
     primary_mcq: str = "correct"
     mbr_utility: str = "chrf"
+    combining: tuple[str, ...] = ()
 
     def primary(self, task: Task) -> str:
         """The primary metric of a task."""

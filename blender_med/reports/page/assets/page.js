@@ -143,6 +143,12 @@
     const test = index.blocks.findIndex((block) => block[3] === "test");
     blockBox.value = String(Math.max(0, test));
   }
+  function follow(tab) {
+    const same = [...blockBox.options].find((option) => option.text === tab.textContent);
+    if (!same || same.value === blockBox.value) return;
+    blockBox.value = same.value;
+    blockBox.dispatchEvent(new Event("change"));
+  }
   function fillFilters() {
     const own = index.block.flatMap((block, i) => (block === blockOf() ? [i] : []));
     const kept = methodBox.value;
@@ -351,6 +357,7 @@
 
   // --- start ------------------------------------------------------------------------------------
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
+  tabs.forEach((tab) => tab.addEventListener("click", () => follow(tab)));
   blockBox.addEventListener("change", () => { outcomeBox.value = ""; fillFilters(); find(); });
   methodBox.addEventListener("change", fillOutcomes);
   for (const box of [methodBox, outcomeBox, sliceBox, deep]) {
