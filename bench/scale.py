@@ -1,10 +1,15 @@
-"""Time and peak memory of generate + score on many questions with the fake expert.
+"""Time and peak memory of score, rank and evaluate on 1 k to 1 M candidates of the fake expert.
 
-    python bench/scale.py                 # 5,000 and 20,000 questions
-    python bench/scale.py --sizes 1000 4000
+    python bench/scale.py                              # 1,000 and 10,000 candidates
+    python bench/scale.py --sizes 1000 10000 100000 1000000
+    python bench/scale.py --ray 10000                  # also the executor ray against local
 
-Every size runs in a fresh process; peak memory is the kernel's account of that process. Prints a
-table and writes bench/results/scale.json. Linear means: seconds per question stay flat.
+Two fake experts give three long answers or one choice to each question; candidates are scored
+(chrF, length, correct), ranked by cosine with a tiny random BERT, and turned into answers.
+Every stage of every size runs in a fresh process: seconds are the stage's own, from its manifest;
+peak memory is the kernel's account of that process. The first size pays for imports and the model,
+so the seconds a candidate are those of the candidates beyond the first size. Results go to
+bench/results/scale.json; what a run does not measure stays there.
 """
 
 from __future__ import annotations
@@ -16,12 +21,30 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
 WORDS = ("fever", "cough", "chest", "pain", "treatment", "dose", "kidney", "liver", "heart", "risk")
+STAGES = ("prepare", "generate", "score", "rank", "evaluate")
+MEASURED = STAGES[2:]
+SPREAD = ("generate", "score", "rank")
+CANDIDATES = 4  # a question has on average: 2 x 3 long answers or 2 choices
+FLAT = 1.2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage of one size."""
+
+    executor: str
+    candidates: int
+    stage: str
+    seconds: float
+    peak_mib: float
 
 
 def write_questions(path: Path, count: int) -> None:
@@ -44,53 +67,136 @@ def _text(draws: random.Random, words: int) -> str:
     return " ".join(draws.choices(WORDS, k=words))
 
 
-def recipe(folder: Path, data: Path) -> dict[str, Any]:
-    """Two fake experts, three long-form samples each."""
+def write_model(folder: Path) -> None:
+    """A random BERT of two layers that reads the words above."""
+    from transformers import BertConfig, BertModel, BertTokenizer, set_seed
+
+    marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = BertTokenizer(vocab={t: i for i, t in enumerate([*marks, *WORDS])})
+    config = BertConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=160,
+    )  # fmt: skip
+    set_seed(0)
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def recipe(folder: Path) -> dict[str, Any]:
+    """The pipeline; its run directory is ``folder/runs/EXECUTOR``."""
     fake = {"engine": "fake", "engine_options": {"accuracy": 0.5}}
+    ranker = {"type": "embedding", "model": str(folder / "model"), "max_length": 128}
+    methods = ["best_single", "random", "majority_vote", "weighted_vote", "embedding", "oracle"]
     return {
-        "name": "scale",
+        "name": "local",
         "output_dir": str(folder / "runs"),
-        "dataset": {"type": "jsonl", "path": str(data)},
+        "dataset": {"type": "jsonl", "path": str(folder / "questions.jsonl")},
         "experts": [{"name": "first", **fake}, {"name": "second", **fake}],
         "stages": [
-            "prepare",
-            {"type": "generate", "long": {"samples": 3, "sampling": {"temperature": 0.7}}},
-            "score",
+            {"type": "prepare", "splits": {"dev": 0.3, "test": 0.7}},
+            {
+                "type": "generate",
+                "long": {"samples": 3, "sampling": {"temperature": 0.7, "max_tokens": 48}},
+                "cache": False,
+            },
+            {"type": "score", "metrics": ["chrf", "length", "correct"]},
+            {"type": "rank", "rankers": [ranker]},
+            {"type": "evaluate", "primary_long": "chrf", "methods": methods},
         ],
     }
 
 
-def measure(count: int) -> dict[str, float]:
-    """Seconds and peak resident memory of one run over ``count`` questions."""
+@contextmanager
+def material(candidates: int) -> Iterator[Path]:
+    """A folder with questions, model and recipe."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_questions(folder / "questions.jsonl", count)
-        path = folder / "recipe.yaml"
-        path.write_text(json.dumps(recipe(folder, folder / "questions.jsonl")), encoding="utf-8")
-        command = [sys.executable, "-m", "blender_med", "run", str(path), "--quiet"]
-        environment = os.environ | {"BLENDER_MED_CACHE": str(folder / "cache")}
-        started = time.perf_counter()
-        process = subprocess.Popen(command, env=environment)
+        write_questions(folder / "questions.jsonl", candidates // CANDIDATES)
+        write_model(folder / "model")
+        (folder / "recipe.yaml").write_text(json.dumps(recipe(folder)), encoding="utf-8")
+        yield folder
+
+
+def measure(folder: Path, candidates: int, executor: str, stages: Sequence[str]) -> Iterator[Row]:
+    """Every stage up to the last of ``stages`` in a process of its own; these are measured."""
+    for stage in STAGES[: STAGES.index(stages[-1]) + 1]:
+        command = [
+            *(sys.executable, "-m", "blender_med", "run", str(folder / "recipe.yaml"), "--quiet"),
+            *("--only", stage, "--set", f"name={executor}", "--executor", executor),
+        ]
+        process = subprocess.Popen(command)
         _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
         if status:
-            sys.exit(f"the run over {count} questions failed with status {status}")
-        return {"questions": count, "seconds": seconds, "peak_mib": usage.ru_maxrss / 1024}
+            sys.exit(f"{stage} of {candidates} candidates failed with status {status}")
+        if stage in stages:
+            manifest = folder / "runs" / executor / stage / "manifest.json"
+            seconds = json.loads(manifest.read_text(encoding="utf-8"))["seconds"]
+            yield Row(executor, candidates, stage, seconds, usage.ru_maxrss / 1024)
+
+
+def shown(rows: Sequence[Row]) -> Iterator[str]:
+    """A table: seconds, seconds a candidate beyond the first size, peak memory."""
+    yield f"{'stage':<10}{'candidates':>12}{'seconds':>10}{'ms/candidate':>14}{'peak MiB':>10}"
+    for stage in MEASURED:
+        own = [row for row in rows if row.stage == stage and row.executor == "local"]
+        for row in own:
+            each = marginal(own[0], row)
+            cell = "" if each is None else f"{1000 * each:.3f}"
+            figures = f"{row.candidates:>12,}{row.seconds:>10.1f}{cell:>14}{row.peak_mib:>10.0f}"
+            yield f"{stage:<10}{figures}"
+        yield f"{stage}: {verdict(own)}"
+
+
+def marginal(first: Row, row: Row) -> float | None:
+    """Seconds a candidate beyond those of the first size."""
+    more = row.candidates - first.candidates
+    return (row.seconds - first.seconds) / more if more else None
+
+
+def verdict(own: Sequence[Row]) -> str:
+    """Whether time a candidate and memory stay within 20 % from size to size."""
+    each = [value for row in own if (value := marginal(own[0], row)) is not None]
+    peaks = [row.peak_mib for row in own]
+    growth = max(peaks) / min(peaks)
+    slower = max(each) / min(each) if len(each) > 1 else float("nan")
+    flat = "flat" if max(growth, slower) <= FLAT else "not flat"
+    return f"{flat}: time x {slower:.2f}, memory x {growth:.2f}"
+
+
+def overhead(rows: Sequence[Row]) -> Iterator[str]:
+    """Seconds of the executor ray, and how many more than local."""
+    local = {(r.stage, r.candidates): r.seconds for r in rows if r.executor == "local"}
+    for row in rows:
+        own = local.get((row.stage, row.candidates))
+        if row.executor == "ray" and own is not None:
+            more = f"{row.seconds - own:+.1f} s, x {row.seconds / own:.2f}"
+            yield f"{row.stage}: ray {row.seconds:.1f} s, local {own:.1f} s, {more}"
+
+
+def merged(rows: Sequence[Row]) -> list[Row]:
+    """The rows with those of the results that were not measured now, in order."""
+    known = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
+    old = [Row(**row) for row in known]
+    new = {(row.executor, row.candidates, row.stage): row for row in [*old, *rows]}
+    return sorted(new.values(), key=lambda r: (r.executor, r.candidates, STAGES.index(r.stage)))
 
 
 def main() -> None:
-    """Measure every size and write the results."""
+    """Measure, print, and keep the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 20_000])
-    rows = [measure(count) for count in parser.parse_args().sizes]
-    print(f"{'questions':>10} {'seconds':>9} {'ms/question':>12} {'peak MiB':>9}")
-    for row in rows:
-        each = 1000 * row["seconds"] / row["questions"]
-        print(
-            f"{row['questions']:>10,} {row['seconds']:>9.1f} {each:>12.2f} {row['peak_mib']:>9.0f}"
-        )
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[1_000, 10_000])
+    parser.add_argument("--ray", type=int, metavar="SIZE", help="also measure the executor ray")
+    chosen = parser.parse_args()
+    found: list[Row] = []
+    for size in dict.fromkeys([*chosen.sizes, *([chosen.ray] if chosen.ray else [])]):
+        with material(size) as folder:
+            stages = STAGES[1:] if size == chosen.ray else MEASURED
+            found += measure(folder, size, "local", stages)
+            if size == chosen.ray:
+                found += measure(folder, size, "ray", SPREAD)
+    rows = merged(found)
+    print("\n".join([*shown(rows), *overhead(rows)]))
+    RESULTS.write_text(json.dumps({"rows": [asdict(row) for row in rows]}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
