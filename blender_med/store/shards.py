@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 from blender_med.errors import StoreError
 from blender_med.records import R, Record, arrow_schema, from_table, to_table
@@ -119,7 +119,7 @@ class StoredRecords(Sequence[R]):
         return last[1][position - self._starts[part]]
 
 
-def _rows(path: Path, record_type: type[Record]) -> int:
+def _rows(path: Path, record_type: type[Any]) -> int:
     rows = part_rows(path, record_type)
     if rows is None:
         fix = "delete this file and run the same command again: only this shard is made anew"
