@@ -25,6 +25,7 @@ from .tuning_toy import save_base, save_rows, toy_rows
 needs_compressor = pytest.mark.skipif(
     importlib.util.find_spec("llmcompressor") is None, reason="llmcompressor is not installed"
 )
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA")
 Tree = dict[str, Any]
 
 
@@ -100,7 +101,9 @@ def test_a_quantised_expert_is_no_base(make_tree, tmp_path) -> None:
 
 
 @needs_compressor
-@pytest.mark.parametrize("scheme", ["W8A8", pytest.param("AWQ", marks=pytest.mark.gpu), "GPTQ"])
+@pytest.mark.parametrize(
+    "scheme", ["W8A8", pytest.param("AWQ", marks=[pytest.mark.gpu, needs_cuda]), "GPTQ"]
+)
 def test_weights_are_stored_in_few_bits(make_tree, base, tmp_path, scheme) -> None:
     folder = tmp_path / "small"
     assert bring_up_to_date(expert_task(load_expert_job(make_tree(scheme))), folder)
