@@ -126,9 +126,12 @@ def _merge(tree: dict[str, Any], folder: Path, seed: int) -> None:
         from mergekit.scripts.moe import build  # type: ignore[import-untyped]
         from transformers import set_seed
 
+        from blender_med.training.mixture import rename_mixture
+
         set_seed(seed)  # mergekit-moe leaves that to its command line
         config = MoEMergeConfig.model_validate(tree)
         build(config, str(folder), options, device="cpu")
+        rename_mixture(folder)
     else:
         from mergekit.config import MergeConfiguration  # type: ignore[import-untyped]
         from mergekit.merge import run_merge

@@ -128,7 +128,7 @@ def test_what_dare_drops_follows_from_the_seed(make_tree, tmp_path) -> None:
 
 
 @needs_mergekit
-def test_a_mixture_loads_and_answers(make_tree, tmp_path) -> None:
+def test_a_mixture_loads_and_answers(make_tree, folder, tmp_path) -> None:
     tree = make_tree("moe", "one", "two")
     for model, word in zip(tree["models"], ("fever", "liver"), strict=True):
         model["prompts"] = [word]
@@ -139,6 +139,12 @@ def test_a_mixture_loads_and_answers(make_tree, tmp_path) -> None:
     config = json.loads((tmp_path / "merged" / "config.json").read_text())
     assert config["architectures"] == ["MixtralForCausalLM"]
     assert config["num_local_experts"] == 2
+    weights = load_file(tmp_path / "merged" / "model.safetensors")
+    for number, name in enumerate(("one", "two")):
+        own, layer = _weights(folder, name), "model.layers.1"
+        for part, kept in (("w1", "gate_proj"), ("w2", "down_proj"), ("w3", "up_proj")):
+            found = weights[f"{layer}.block_sparse_moe.experts.{number}.{part}.weight"]
+            assert torch.equal(found, own[f"{layer}.mlp.{kept}.weight"])
     engine = TransformersEngine(EngineSpec("transformers", made, str(made.model), None, (), False))
     request = GenerateRequest([5, 6, 7], 0)
     ((answer,),) = engine.generate([request], Sampling(max_tokens=4), 1, lambda: None)
