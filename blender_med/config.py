@@ -126,6 +126,21 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
     return result
 
 
+def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``tree`` with the keys of ``changes`` set, mappings within mappings likewise.
+
+    A mapping of another ``type`` replaces the one it meets, and so does anything but a mapping.
+    """
+    result = _copied(tree)
+    for key, value in changes.items():
+        own = result.get(key)
+        is_same = isinstance(own, Mapping) and isinstance(value, Mapping)
+        if is_same and value.get("type", own.get("type")) == own.get("type"):
+            value = merged(own, value)
+        result[key] = _copied(value)
+    return result
+
+
 def _override_value(key: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)

@@ -198,6 +198,39 @@ class FusedAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class FusedChoice:
+    """Option that one embedding fuser chooses for one question.
+
+    Attributes:
+        method: Name of the method.
+        fuser: Fuser that it is the choice of; another name where the method is the best fuser of
+            several.
+        choice_index: Option with the highest probability; of equals the first.
+        probabilities: Of the options; they sum to 1.
+        experts: Names of the experts that the fuser reads.
+        weights: What the gate gave each of them, [experts]; they sum to 1.
+        seed_choices: What each of the averaged fusers chooses, in the order of their seeds; of a
+            single fuser its own choice.
+        tokens: Of the texts that the experts with a weight read.
+        seconds: Of these experts and of the encoder of the questions; this and the next are the
+            columns that differ between runs.
+        routing_seconds: Of the encoder alone.
+    """
+
+    question_id: str
+    method: str
+    fuser: str
+    choice_index: int
+    probabilities: tuple[float, ...]
+    experts: tuple[str, ...]
+    weights: tuple[float, ...]
+    seed_choices: tuple[int, ...]
+    tokens: int = 0
+    seconds: float = 0.0
+    routing_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """Final answer of one method to one question.
 
@@ -255,8 +288,13 @@ class HiddenState:
     seconds: float = 0.0
 
 
-Record = Question | Passage | Candidate | Score | Ranking | FusedAnswer | Answer | HiddenState
-R = TypeVar("R", Question, Passage, Candidate, Score, Ranking, FusedAnswer, Answer, HiddenState)
+Record = (
+    Question | Passage | Candidate | Score | Ranking | FusedAnswer | FusedChoice | Answer
+    | HiddenState
+)  # fmt: skip
+R = TypeVar(
+    "R", Question, Passage, Candidate, Score, Ranking, FusedAnswer, FusedChoice, Answer, HiddenState
+)
 
 
 _SCHEMAS: dict[str, pa.Schema] = {}

@@ -7,6 +7,7 @@ rows of a batch alone, so its memory does not depend on the number of questions.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,8 @@ from blender_med.store.shards import part_paths, read_part
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+QUESTION_ENCODER = "question-encoder"  # in place of an expert's name
 
 _OPEN_FILES = 256
 
@@ -122,6 +125,16 @@ class StateStore:
         """Whether the states of a text are there."""
         return key in self._places.get(expert, {})
 
+    def check(self, expert: str, keys: Iterable[Key]) -> None:
+        """Check that the states of some texts are there.
+
+        Raises:
+            DataError: The states of the expert or of a text are missing.
+        """
+        self._check_expert(expert)
+        for key in keys:
+            self._place(expert, key)
+
     def texts(self, expert: str) -> Iterator[Key]:
         """Keys of all texts of an expert."""
         self._check_expert(expert)
@@ -136,21 +149,21 @@ class StateStore:
         import numpy as np
 
         self._check_expert(expert)
-        found = [self._row(expert, key) for key in keys]
-        shape = (0, *self._shapes[expert])
-        return np.stack(found).astype(np.float32) if found else np.zeros(shape, np.float32)
+        places = [self._place(expert, key) for key in keys]
+        rows = np.empty((len(places), *self._shapes[expert]), np.float32)
+        in_file: dict[Path, list[int]] = defaultdict(list)
+        for i, (path, _) in enumerate(places):
+            in_file[path].append(i)
+        for path, own in in_file.items():
+            rows[own] = _rows_at(path, [places[i][1] for i in own])
+        return rows
 
-    def _row(self, expert: str, key: Key) -> NDArray[np.floating[Any]]:
+    def _place(self, expert: str, key: Key) -> tuple[Path, int]:
         place = self._places[expert].get(key)
         if place is None:
             problem = f"no states of expert '{expert}' for {key.text} of question {key.question_id}"
             raise DataError(problem, file=self._folder, fix="run stage embed on these texts")
-        path, row = place
-        array = _mapped(path)
-        if not 0 <= row < len(array):
-            raise _damaged(path, f"the index names row {row} of {len(array)}")
-        one: NDArray[np.floating[Any]] = array[row]
-        return one
+        return place
 
     def _check_expert(self, expert: str) -> None:
         if expert not in self._places:
@@ -176,6 +189,15 @@ def _mapped(path: Path) -> NDArray[np.floating[Any]]:
     if array.ndim != 3 or array.dtype.kind != "f":
         raise _damaged(path, f"not an array of floats [rows, slots, width]: {array.shape}")
     return array
+
+
+def _rows_at(path: Path, rows: list[int]) -> NDArray[np.floating[Any]]:
+    array = _mapped(path)
+    for row in (min(rows), max(rows)):
+        if not 0 <= row < len(array):
+            raise _damaged(path, f"the index names row {row} of {len(array)}")
+    chosen: NDArray[np.floating[Any]] = array[rows]
+    return chosen
 
 
 def _damaged(path: Path, problem: str) -> StoreError:

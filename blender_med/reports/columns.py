@@ -15,12 +15,14 @@ from blender_med.stages.comparison import (
     DifferenceRow,
     Estimate,
     FusionRow,
+    GatingRow,
     HeadroomRow,
     MethodRow,
     RankingRow,
+    RivalRow,
     SliceRow,
 )
-from blender_med.stages.comparison.rows import Block
+from blender_med.stages.comparison.rows import Block, Certainty
 
 Cell = str | int | float | None
 Cells = dict[str, Cell]
@@ -42,7 +44,7 @@ def method_cells(row: MethodRow) -> Sections:
         }
     head = _block_cells(row.block) | {"method": row.method, "n": row.n, "clean_n": row.clean_n}
     cost: Cells = {"experts_run": row.experts_run, "tokens": row.tokens, "seconds": row.seconds}
-    return head, metrics, labels, cost | {"note": row.note}
+    return head, metrics, _certainty_cells(row.certainty), labels, cost | {"note": row.note}
 
 
 def slice_cells(row: SliceRow) -> Sections:
@@ -83,15 +85,18 @@ def ranking_cells(row: RankingRow) -> Sections:
     for name, estimate in row.figures.items():
         figures |= _estimate_cells(name, estimate)
     head: Cells = {"method": row.method, "label": row.label, "n": row.n}
-    certainty: Cells = {}
-    if row.certainty is not None:
-        certainty = {
-            "confidence_n": row.certainty.n,
-            "risk": row.certainty.risk,
-            "aurc": row.certainty.aurc,
-            "ece": row.certainty.ece,
-        }
-    return _block_cells(row.block) | head, figures, certainty
+    return _block_cells(row.block) | head, figures, _certainty_cells(row.certainty)
+
+
+def _certainty_cells(certainty: Certainty | None) -> Cells:
+    if certainty is None:
+        return {}
+    return {
+        "confidence_n": certainty.n,
+        "risk": certainty.risk,
+        "aurc": certainty.aurc,
+        "ece": certainty.ece,
+    }
 
 
 def fusion_cells(row: FusionRow) -> Sections:
@@ -116,6 +121,36 @@ def _change_cells(changes: Changes, rival: str) -> Cells:
         f"stayed_{rival}": changes.stayed,
         f"worsened_{rival}": changes.worsened,
     }
+
+
+def gating_cells(row: GatingRow) -> Sections:
+    """``gating.csv``: block, method, fuser, n, accuracy of mean and seeds, use of the experts."""
+    head: Cells = {
+        "method": row.method,
+        "fuser": row.fuser,
+        "n": row.n,
+        "accuracy": row.accuracy,
+        "seeds": len(row.seeds),
+        "seed_mean": row.seed_mean,
+        "seed_deviation": row.seed_deviation,
+    }
+    seeds: Cells = {f"seed_{i}": value for i, value in enumerate(row.seeds)}
+    weights: Cells = {f"weight_{name}": value for name, value in row.weights.items()}
+    shares: Cells = {f"share_{name}": value for name, value in row.shares.items()}
+    return _block_cells(row.block) | head, seeds, weights, shares
+
+
+def rival_cells(row: RivalRow) -> Sections:
+    """``rivals.csv``: block, rival, method, n, both accuracies, wins, losses, tests."""
+    head: Cells = {
+        "rival": row.rival,
+        "method": row.method,
+        "n": row.n,
+        "rival_accuracy": row.rival_value,
+        "wins": row.wins,
+        "losses": row.losses,
+    }
+    return _block_cells(row.block) | head, _estimate_cells("accuracy", row.estimate)
 
 
 def headroom_cells(row: HeadroomRow) -> Sections:

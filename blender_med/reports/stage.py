@@ -20,13 +20,16 @@ from blender_med.stages.comparison import (
     compare,
     diagnose,
     fusion_rows,
+    gating_rows,
     ranking_rows,
+    rival_rows,
     with_certainty,
 )
 from blender_med.stages.comparison.headroom import Tops
 from blender_med.stages.config import ReportConfig, TrainRankerConfig
 from blender_med.stages.evaluate import method_settings, read_boards
 from blender_med.stages.fuse import stored_fusions
+from blender_med.stages.gate import fused_choices
 from blender_med.stages.methods import MethodSettings
 from blender_med.stages.methods.board import Board
 from blender_med.stages.rank import stored_rankings
@@ -49,6 +52,7 @@ class Report(Stage):
         Reads("evaluate", ("question_id", "method", "text", "choice_index", "candidate")),
         Reads("rank", ("question_id", "method", "candidates", "scores", "protocol"), optional=True),
         Reads("fuse", ("question_id", "method", "outcome", "top", "kept", "margin"), optional=True),
+        Reads("gate", ("question_id", "method", "fuser", "weights", "seed_choices"), optional=True),
     )
     config: ReportConfig
 
@@ -67,7 +71,10 @@ class Report(Stage):
             fusions = list(fusion_rows(comparison, stored_fusions(self.run)))
             resampling = Resampling(self.config.resamples, settings.seed)
             diagnosis = diagnose(comparison, resampling, first_candidates(self.run))
-            write_tables(self.folder, comparison, rankings, fusions, diagnosis.headroom)
+            gating = list(gating_rows(comparison, fused_choices(self.run)))
+            rivals = list(rival_rows(comparison, self.config.rivals, resampling))
+            headroom = diagnosis.headroom
+            write_tables(self.folder, comparison, rankings, fusions, headroom, gating, rivals)
             write_text(self.folder / _SUMMARY, _rendered(comparison))
             self._write_page(comparison, diagnosis, rankings, fusions)
             advance(unit.size)

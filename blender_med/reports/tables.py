@@ -20,12 +20,21 @@ from blender_med.reports.columns import (
     contamination_cells,
     cost_cells,
     fusion_cells,
+    gating_cells,
     headroom_cells,
     method_cells,
     ranking_cells,
+    rival_cells,
     slice_cells,
 )
-from blender_med.stages.comparison import Comparison, FusionRow, HeadroomRow, RankingRow
+from blender_med.stages.comparison import (
+    Comparison,
+    FusionRow,
+    GatingRow,
+    HeadroomRow,
+    RankingRow,
+    RivalRow,
+)
 from blender_med.store.files import atomic_path, remove_files, spreadsheet_text
 
 # Left over from an earlier report where this one has no such rows.
@@ -33,8 +42,10 @@ _OPTIONAL_TABLES = {
     "confusion.csv",
     "contamination.csv",
     "fusion.csv",
+    "gating.csv",
     "headroom.csv",
     "ranking.csv",
+    "rivals.csv",
 }
 
 _WITHOUT_BLOCK = {"contamination.csv"}
@@ -46,11 +57,14 @@ def write_tables(
     rankings: Sequence[RankingRow] = (),
     fusions: Sequence[FusionRow] = (),
     headroom: Sequence[HeadroomRow] = (),
+    gating: Sequence[GatingRow] = (),
+    rivals: Sequence[RivalRow] = (),
 ) -> list[Path]:
     """Write methods, answers, slices, cost and further tables; each file is atomic.
 
     ``confusion.csv`` is there where multiple-choice questions are, ``ranking.csv`` where
-    rankers are, ``fusion.csv`` where fusers are, ``headroom.csv`` where a best single expert was
+    rankers are, ``fusion.csv`` where fusers are, ``gating.csv`` where embedding fusers are,
+    ``rivals.csv`` where the recipe names rivals, ``headroom.csv`` where a best single expert was
     chosen, ``contamination.csv`` where splits overlap. Texts are streamed.
 
     Returns:
@@ -73,6 +87,10 @@ def write_tables(
         tables["ranking.csv"] = lambda: map(ranking_cells, rankings)
     if fusions:
         tables["fusion.csv"] = lambda: map(fusion_cells, fusions)
+    if gating:
+        tables["gating.csv"] = lambda: map(gating_cells, gating)
+    if rivals:
+        tables["rivals.csv"] = lambda: map(rival_cells, rivals)
     if headroom:
         tables["headroom.csv"] = lambda: map(headroom_cells, headroom)
     remove_files(folder / name for name in _OPTIONAL_TABLES - set(tables))

@@ -22,6 +22,7 @@ from blender_med.rankers.config import RankerToApply
 from blender_med.registry import Registry, suggestion
 from blender_med.stages.asking import ChoiceGeneration, GpuIds, LongGeneration
 from blender_med.stages.executor_recipes import ExecutorConfig, LocalExecutorConfig, with_executor
+from blender_med.stages.gate_config import GateStageConfig, TrainGateConfig
 from blender_med.training.config import RankerJob
 from blender_med.training.expert_config import AnyExpertJob
 from blender_med.training.fuser_config import FuserJob, ShownCandidates
@@ -38,6 +39,8 @@ STAGES = Registry(
         "train-fuser": "blender_med.stages.train_fuser:TrainFuser",
         "fuse": "blender_med.stages.fuse:Fuse",
         "embed": "blender_med.stages.embed:Embed",
+        "train-gate": "blender_med.stages.train_gate:TrainGate",
+        "gate": "blender_med.stages.gate:Gate",
         "evaluate": "blender_med.stages.evaluate:Evaluate",
         "report": "blender_med.reports.stage:Report",
     },
@@ -293,10 +296,15 @@ class EvaluateConfig(Recipe):
 
 
 class ReportConfig(Recipe):
-    """Compare the methods and write the CSV tables and the page."""
+    """Compare the methods and write the CSV tables and the page.
+
+    Beside the best single expert, multiple-choice methods are tested against each of ``rivals``,
+    on every data set and on all of them together.
+    """
 
     type: Literal["report"] = "report"
     resamples: int = Field(2000, ge=100, description="bootstrap resamples")
+    rivals: tuple[str, ...] = ()
     page: bool = Field(True, description="write index.html, which takes seconds")
 
 
@@ -310,6 +318,8 @@ StageConfig = Annotated[
     | TrainFuserConfig
     | FuseConfig
     | EmbedConfig
+    | TrainGateConfig
+    | GateStageConfig
     | EvaluateConfig
     | ReportConfig,
     Field(discriminator="type"),

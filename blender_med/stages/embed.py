@@ -26,7 +26,7 @@ from blender_med.experts.engines import (
 from blender_med.experts.loading import load_state_experts
 from blender_med.experts.local import fetch_weights
 from blender_med.experts.revision import model_revision, weights_revision
-from blender_med.fusers.hidden_states import Key, states_path, write_states
+from blender_med.fusers.hidden_states import QUESTION_ENCODER, Key, states_path, write_states
 from blender_med.records import Candidate, HiddenState, Question
 from blender_med.stages.base import Reads, Run, Unit, chunks, unit_method, unit_range
 from blender_med.stages.config import EmbedConfig
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-ENCODER = "question-encoder"
 _QUESTION_TOKENS = 256  # what all-MiniLM-L6-v2 was trained with; fewer where an encoder has fewer
 
 logger = logging.getLogger(__name__)
@@ -70,10 +69,10 @@ class Embed(ExpertStage):
             fix = "add stage generate before embed, or leave 'answer' out of 'texts'"
             raise ConfigError("there are no answers to embed", key="embed.texts", fix=fix)
         for expert in run.experts:
-            if expert.name == ENCODER:
+            if expert.name == QUESTION_ENCODER:
                 problem = "this name is kept for the encoder of the questions"
                 fix = "give the expert another name"
-                raise ConfigError(problem, key="experts", value=ENCODER, fix=fix)
+                raise ConfigError(problem, key="experts", value=QUESTION_ENCODER, fix=fix)
             check_gives_states(expert, config.states)
 
     def identity(self) -> dict[str, Any]:
@@ -95,13 +94,16 @@ class Embed(ExpertStage):
         """One unit per expert and range of questions, and per range for the encoder."""
         ranges = chunks(len(self._questions), shard_size or self.config.shard_size)
         names = [expert.name for expert in self.run.experts]
-        names += [ENCODER] if self.config.question_encoder else []
+        names += [QUESTION_ENCODER] if self.config.question_encoder else []
         return [Unit(f"{n}-{r.start:07d}-{r.stop:07d}", len(r)) for n in names for r in ranges]
 
     def lanes(self, units: Sequence[Unit]) -> list[Lane]:
         """One lane per engine, and one for the encoder of the questions."""
-        own = tuple(unit for unit in units if unit_method(unit.name) == ENCODER)
-        return [*self.expert_lanes(units), *([Lane((ENCODER,), own, gpus=1)] if own else [])]
+        own = tuple(unit for unit in units if unit_method(unit.name) == QUESTION_ENCODER)
+        return [
+            *self.expert_lanes(units),
+            *([Lane((QUESTION_ENCODER,), own, gpus=1)] if own else []),
+        ]
 
     def begin(self, units: Sequence[Unit]) -> None:
         """Remove what another plan left, and say how large the states will be."""
@@ -115,7 +117,7 @@ class Embed(ExpertStage):
 
         An engine starts with the first text and stops at the end.
         """
-        if tuple(serves) == (ENCODER,):
+        if tuple(serves) == (QUESTION_ENCODER,):
             yield self._encoder()
             return
         configs, states = self.served(serves), self.config.states

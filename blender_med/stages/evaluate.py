@@ -12,7 +12,7 @@ from blender_med.errors import ConfigError
 from blender_med.experts.revision import weights_revision
 from blender_med.fusers.faithfulness import Embed
 from blender_med.metrics import METRIC_SPECS
-from blender_med.records import Answer, Candidate, FusedAnswer, Score
+from blender_med.records import Answer, Candidate, FusedAnswer, FusedChoice, Score
 from blender_med.registry import suggestion
 from blender_med.stages.base import Advance, MethodRecords, Reads, Run, Stage, Unit
 from blender_med.stages.config import (
@@ -29,9 +29,11 @@ from blender_med.stages.fusing.judging import (
     with_scores,
     with_support,
 )
+from blender_med.stages.gate import stored_choices
 from blender_med.stages.methods import MethodSettings
 from blender_med.stages.methods.answers import answer_board, check_method
 from blender_med.stages.methods.board import Board, build_boards
+from blender_med.stages.methods.gated import PROTOCOL
 from blender_med.stages.methods.mbr import UTILITIES
 from blender_med.stages.metric_models import MetricScorers
 from blender_med.stages.rank import stored_rankings
@@ -81,6 +83,7 @@ class Evaluate(Stage):
             optional=True,
         ),
         Reads("fuse", ("question_id", "method", "text", "candidate", "shown"), optional=True),
+        Reads("gate", ("question_id", "method", "choice_index", "weights"), optional=True),
     )
     writes = Answer
     config: EvaluateConfig
@@ -91,7 +94,8 @@ class Evaluate(Stage):
         self._score = score if isinstance(score, ScoreConfig) else ScoreConfig(metrics=())
         metrics = self._score.metrics
         experts = [expert.name for expert in run.experts]
-        others = [*stored_rankings(run), *self._fusions]
+        others = [*stored_rankings(run), *self._fusions, *self._choices]
+        _check_protocol(run, self._choices)
         for method in config.methods or ():
             check_method(
                 method, experts=experts, metrics=metrics, others=others, key="evaluate.methods"
@@ -127,7 +131,9 @@ class Evaluate(Stage):
                 for board in self._boards:
                     if f"{board.task}-{board.protocol}" == unit.name:
                         methods = self.config.methods
-                        own = answer_board(board, settings, methods, rankings, self._fusions)
+                        own = answer_board(
+                            board, settings, methods, rankings, self._fusions, self._choices
+                        )
                         answers += self._judged(board, list(own))
                 yield unit, answers
                 advance(unit.size)
@@ -164,8 +170,21 @@ class Evaluate(Stage):
         return stored_fusions(self.run)
 
     @cached_property
+    def _choices(self) -> dict[str, MethodRecords[FusedChoice]]:
+        return stored_choices(self.run)
+
+    @cached_property
     def _boards(self) -> list[Board]:
         return read_boards(self.run)
+
+
+def _check_protocol(run: Run, choices: Iterable[str]) -> None:
+    generate = run.recipe.stage("generate")
+    protocols = generate.mcq.protocols if isinstance(generate, GenerateConfig) else (PROTOCOL,)
+    if any(choices) and PROTOCOL not in protocols:
+        problem = "the choices of stage gate are compared with answers of this protocol"
+        fix = f"add {PROTOCOL} to 'mcq.protocols' of stage generate"
+        raise ConfigError(problem, key="generate.mcq.protocols", value=list(protocols), fix=fix)
 
 
 def _check_metric(key: str, name: str, known: Any, task: str) -> None:

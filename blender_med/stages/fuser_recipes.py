@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from blender_med.config import load_yaml
+from blender_med.config import load_yaml, merged
 from blender_med.errors import ConfigError
 from blender_med.registry import suggestion
 from blender_med.training.config import recipe_file
@@ -16,8 +16,10 @@ _NEED_NOTHING = ("concatenation",)
 def with_long_fusers(tree: Any) -> Any:
     """``tree`` with every fuser that is given as a bare name written as a mapping.
 
-    In stage train-fuser a name is that of a recipe; in stage fuse it is that of a fuser trained
-    before, or a type that needs no settings.
+    In the stages train-fuser and train-gate a name is that of a recipe, and a mapping with the
+    key ``recipe`` is that recipe with what else the mapping sets. In stage fuse a name is that of
+    a fuser trained before, or a type that needs no settings; in stage gate that of a fuser trained
+    before.
 
     Args:
         tree: A pipeline with its stages as mappings; anything else comes back as it is.
@@ -32,19 +34,25 @@ def with_long_fusers(tree: Any) -> Any:
     for position, stage in enumerate(stages):
         if not isinstance(stage, Mapping) or not isinstance(stage.get("fusers"), (list, tuple)):
             continue
-        if stage.get("type") == "train-fuser":
-            jobs = [_recipe(f) if isinstance(f, str) else f for f in stage["fusers"]]
-            trained += [str(job.get("name")) for job in jobs if isinstance(job, Mapping)]
-            stages[position] = {**stage, "fusers": jobs}
+        fusers, key = stage["fusers"], f"stages.{position}.fusers"
+        if stage.get("type") in ("train-fuser", "train-gate"):
+            fusers = [_recipe(f) for f in fusers]
+            trained += [str(job.get("name")) for job in fusers if isinstance(job, Mapping)]
         elif stage.get("type") == "fuse":
-            key = f"stages.{position}.fusers"
-            fusers = [_applied(fuser, trained, key) for fuser in stage["fusers"]]
-            stages[position] = {**stage, "fusers": fusers}
+            fusers = [_applied(fuser, trained, key) for fuser in fusers]
+        elif stage.get("type") == "gate":
+            fusers = [{"trained": f} if isinstance(f, str) else f for f in fusers]
+        stages[position] = {**stage, "fusers": fusers}
     return {**tree, "stages": stages}
 
 
-def _recipe(name: str) -> dict[str, Any]:
-    return load_yaml(recipe_file(name, "fusers"))
+def _recipe(fuser: Any) -> Any:
+    if isinstance(fuser, str):
+        return load_yaml(recipe_file(fuser, "fusers"))
+    if isinstance(fuser, Mapping) and isinstance(fuser.get("recipe"), str):
+        changes = {key: value for key, value in fuser.items() if key != "recipe"}
+        return merged(load_yaml(recipe_file(fuser["recipe"], "fusers")), changes)
+    return fuser
 
 
 def _applied(fuser: Any, trained: Collection[str], key: str) -> Any:

@@ -18,8 +18,10 @@ from blender_med.stages.config import (
     TrainFuserConfig,
     TrainRankerConfig,
 )
+from blender_med.stages.gate_config import TrainGateConfig
 from blender_med.store.manifest import read_manifest
 from blender_med.training.config import RankerJob
+from blender_med.training.embedding_config import EmbeddingFuserJob
 from blender_med.training.expert_config import AnyExpertJob
 from blender_med.training.fuser_config import FuserJob
 
@@ -32,14 +34,14 @@ class TrainingStage(Stage):
     """
 
     kind: ClassVar[str]
-    config: TrainRankerConfig | TrainFuserConfig | TrainExpertConfig
+    config: TrainRankerConfig | TrainFuserConfig | TrainExpertConfig | TrainGateConfig
 
     @abstractmethod
     def train(self, job: Any, folder: Path, advance: Advance) -> bool:
         """Bring the folder of a job up to date; whether anything was trained."""
 
     @property
-    def jobs(self) -> tuple[RankerJob | FuserJob | AnyExpertJob, ...]:
+    def jobs(self) -> Sequence[RankerJob | FuserJob | EmbeddingFuserJob | AnyExpertJob]:
         """Jobs of the stage, in order."""
         return self.config.jobs
 

@@ -15,6 +15,7 @@ from blender_med.stages.grades.config import load_graded_recipe
 from blender_med.stages.pipeline import open_recipe
 from blender_med.stages.runner import stages_of
 from blender_med.training.config import load_ranker_job
+from blender_med.training.embedding_config import load_embedding_job
 from blender_med.training.expert_config import job_experts, load_expert_job
 from blender_med.training.fuser_config import load_fuser_job
 
@@ -43,6 +44,9 @@ def validate_recipe(path: Path, overrides: Iterable[str] = ()) -> str:
     if "job" in tree:
         job_experts(load_expert_job(tree, file=file))
         return "expert job"
+    if "embedding_fuser" in tree:
+        load_embedding_job(tree, file=file)
+        return "embedding fuser"
     if "engine" in tree or "model" in tree or "package" in tree:
         load_expert_config(tree, file=file)
         return "expert"
@@ -50,7 +54,7 @@ def validate_recipe(path: Path, overrides: Iterable[str] = ()) -> str:
         check_dataset(parse(DatasetConfig, tree, file=file), file, key=None)
         return "data set"
     fix = (
-        "a pipeline has 'stages', a ranker 'ranker', a fuser 'fuser',"
+        "a pipeline has 'stages', a ranker 'ranker', a fuser 'fuser' or 'embedding_fuser',"
         " a comparison on human grades 'rankers', an expert 'engine', 'model' or 'job',"
         " a data set 'type'"
     )

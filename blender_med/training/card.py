@@ -14,6 +14,7 @@ from blender_med.config import Recipe
 from blender_med.experts.made import ExpertJob
 from blender_med.store.files import write_text
 from blender_med.training.config import RankerJob
+from blender_med.training.embedding_config import EmbeddingFuserJob
 from blender_med.training.examples import TrainingExamples
 from blender_med.training.fuser_config import FuserJob
 
@@ -82,7 +83,7 @@ class CardText:
 
     Attributes:
         tags: For the Hub.
-        backbone: What training started from.
+        backbone: What training started from; empty where it started from nothing.
         summary: What it is, in one sentence.
         usage: Python lines that use it.
         material: What it learned from, beside the source.
@@ -101,7 +102,7 @@ class CardText:
 
 def write_card(
     file: Path,
-    job: RankerJob | FuserJob | ExpertJob,
+    job: RankerJob | FuserJob | EmbeddingFuserJob | ExpertJob,
     text: CardText,
     examples: TrainingExamples[Any],
     figures: Mapping[str, Mapping[str, float]],
@@ -171,11 +172,12 @@ def _recipe_text(job: Recipe) -> str:
 
 
 def _front_matter(text: CardText) -> str:
-    entries = {
+    entries: dict[str, Any] = {
         "library_name": "transformers",
         "tags": ["blender_med", *text.tags],
-        "base_model": text.backbone,
     }
+    if text.backbone:
+        entries["base_model"] = text.backbone
     return yaml.safe_dump(entries, sort_keys=False)
 
 

@@ -144,13 +144,12 @@ def load_ranker_job(
     job = parse(RankerJob, source, file=file, key=key)
     prefix = f"{key}." if key else ""
     check_source(job.ranker.backbone, f"{prefix}ranker.backbone")
-    check_run(job.data, file, prefix)
+    check_run(job.data.run if job.data else None, file, prefix)
     return job
 
 
-def check_run(data: TrainingData | None, file: str | Path | None, prefix: str = "") -> None:
+def check_run(run: str | None, file: str | Path | None, prefix: str = "") -> None:
     """Check that the run to learn from is there. Raises ConfigError where it is not."""
-    run = data.run if data else None
     if run is not None and not Path(run).is_dir():
         fix = "name a run directory, such as runs/medquad"
         raise ConfigError("no such run", file=file, key=f"{prefix}data.run", value=run, fix=fix)

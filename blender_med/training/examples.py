@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from blender_med.data import load_questions
+from blender_med.data.embedded import StateExample
 from blender_med.data.fusion import FusionExample
 from blender_med.data.mixinstruct import load_candidates
 from blender_med.data.pairs import RankingExample, labelled_examples
@@ -23,7 +24,7 @@ from blender_med.training.config import TrainingData
 
 LEARNED_SPLITS = ("train", "dev")
 
-E = TypeVar("E", RankingExample, FusionExample, TuningExample)
+E = TypeVar("E", RankingExample, FusionExample, StateExample, TuningExample)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,12 @@ class TrainingExamples(Generic[E]):
         return digest.hexdigest()
 
 
-def _plain(example: RankingExample | FusionExample | TuningExample) -> list[object]:
+def _plain(example: RankingExample | FusionExample | StateExample | TuningExample) -> list[object]:
     if isinstance(example, TuningExample):
         return example.plain()
-    if isinstance(example, FusionExample):
-        return list(astuple(example))
-    return [example.source, example.candidates, example.labels.tolist(), example.reference]
+    if isinstance(example, RankingExample):
+        return [example.source, example.candidates, example.labels.tolist(), example.reference]
+    return list(astuple(example))
 
 
 def load_examples(data: TrainingData, labels: Sequence[str]) -> TrainingExamples[RankingExample]:

@@ -124,5 +124,5 @@ def load_fuser_job(
     job = parse(FuserJob, source, file=file, key=key)
     prefix = f"{key}." if key else ""
     check_backbone(job.fuser.backbone, f"{prefix}fuser.backbone")
-    check_run(job.data, file, prefix)
+    check_run(job.data.run if job.data else None, file, prefix)
     return job

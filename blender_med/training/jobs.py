@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from blender_med.errors import ConfigError
-from blender_med.training.config import RankerJob, TrainingData, load_ranker_job
+from blender_med.training.config import RankerJob, load_ranker_job
+from blender_med.training.embedding_config import EmbeddingFuserJob, load_embedding_job
 from blender_med.training.expert_config import (
     FinetuneJob,
     MergeJob,
@@ -16,12 +17,15 @@ from blender_med.training.expert_config import (
 )
 from blender_med.training.fuser_config import FuserJob, load_fuser_job
 
-Job = RankerJob | FuserJob | FinetuneJob | MergeJob | QuantiseJob
+Job = RankerJob | FuserJob | EmbeddingFuserJob | FinetuneJob | MergeJob | QuantiseJob
+
+D = TypeVar("D")
 
 # The key that tells the kind of a recipe.
 _LOADERS: dict[str, Callable[..., Job]] = {
     "ranker": load_ranker_job,
     "fuser": load_fuser_job,
+    "embedding_fuser": load_embedding_job,
     "job": load_expert_job,
 }
 
@@ -64,12 +68,17 @@ def _task(job: Job) -> Any:
         from blender_med.training.fuser_job import FuserTask
 
         return FuserTask(job, load_fuser_examples(_named(job.data), job.candidates))
+    if isinstance(job, EmbeddingFuserJob):
+        from blender_med.training.embedding_examples import load_state_examples
+        from blender_med.training.embedding_job import EmbeddingFuserTask
+
+        return EmbeddingFuserTask(job, *load_state_examples(_named(job.data), job))
     from blender_med.training.expert_jobs import expert_task
 
     return expert_task(job)
 
 
-def _named(data: TrainingData | None) -> TrainingData:
+def _named(data: D | None) -> D:
     if data is None:
         fix = "add data: {run: runs/NAME}, or --set data.run=runs/NAME"
         raise ConfigError("the recipe names no data to train on", key="data", fix=fix)

@@ -48,10 +48,14 @@ class JobTrainer(Trainer):
         loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_size=arguments.train_batch_size,
-            sampler=EpochSampler(lengths, step_size * process_count(), arguments.seed),
+            sampler=self.sampler(lengths, step_size * process_count()),
             collate_fn=self.data_collator,
         )
         return self.accelerator.prepare(loader)
+
+    def sampler(self, lengths: Sequence[int], step_size: int) -> EpochSampler:
+        """The order of the examples in every epoch."""
+        return EpochSampler(lengths, step_size, self.args.seed)
 
     def measure(self) -> dict[str, float]:
         """Values on dev by the name under which they are logged."""

@@ -20,7 +20,7 @@ def test_there_are_recipes_of_every_kind_so_far() -> None:
     assert counts["experts"] >= 10
     assert counts["data"] >= 9
     assert counts["rankers"] >= 4
-    assert counts["fusers"] >= 3
+    assert counts["fusers"] >= 4
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -30,7 +30,7 @@ def test_recipe_is_valid(recipe: str, monkeypatch) -> None:
         "pipelines": {"pipeline"},
         "experts": {"expert", "expert job"},
         "rankers": {"ranker", "grades"},
-        "fusers": {"fuser"},
+        "fusers": {"fuser", "embedding fuser"},
         "data": {"data set"},
     }
     assert validate_recipe(Path(recipe)) in kinds[recipe.split("/")[0]]

@@ -8,9 +8,11 @@ from blender_med.stages.comparison.diagnosis import CoverageRow, Diagnosis, Qual
 from blender_med.stages.comparison.estimates import Resampling
 from blender_med.stages.comparison.experts import DuelRow, UsageRow
 from blender_med.stages.comparison.fusions import fusion_rows
+from blender_med.stages.comparison.gating import GatingRow, gating_rows
 from blender_med.stages.comparison.headroom import HeadroomRow
 from blender_med.stages.comparison.paired import DifferenceRow, difference_rows
 from blender_med.stages.comparison.rankings import ranking_rows
+from blender_med.stages.comparison.rivals import RivalRow, rival_rows
 from blender_med.stages.comparison.rows import (
     AnswerCell,
     AnswerRow,
@@ -43,17 +45,21 @@ __all__ = [
     "DuelRow",
     "Estimate",
     "FusionRow",
+    "GatingRow",
     "HeadroomRow",
     "MethodRow",
     "QualityRow",
     "RankingRow",
     "Resampling",
+    "RivalRow",
     "SliceRow",
     "UsageRow",
     "compare",
     "diagnose",
     "difference_rows",
     "fusion_rows",
+    "gating_rows",
     "ranking_rows",
+    "rival_rows",
     "with_certainty",
 ]

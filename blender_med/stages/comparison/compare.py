@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from blender_med.metrics import METRIC_SPECS, METRICS
+from blender_med.metrics.calibration import aurc, ece
 from blender_med.metrics.choice import ChoiceReport, choice_report
 from blender_med.records import Answer
 from blender_med.stages.comparison.browse import answer_rows
@@ -24,6 +25,7 @@ from blender_med.stages.comparison.outcomes import Outcome, collect_outcomes
 from blender_med.stages.comparison.rows import (
     AnswerRow,
     Block,
+    Certainty,
     ConfusionRow,
     CostRow,
     MethodRow,
@@ -119,7 +121,11 @@ def _compare_block(
     for outcome in present:
         report = _choice_report(outcome, indices)
         row = _method_row(block, outcome, indices, primary, estimates, report)
-        row = replace(row, clean_n=None if clean is None else _known(outcome, primary, clean))
+        row = replace(
+            row,
+            clean_n=None if clean is None else _known(outcome, primary, clean),
+            certainty=choice_certainty(outcome, indices),
+        )
         result.methods.append(row)
         result.costs.append(_cost_row(row, outcome, indices))
         result.confusions.extend(_confusion_rows(block, outcome, report))
@@ -164,6 +170,25 @@ def _method_row(
         seconds=float(outcome.seconds[answered].sum()),
         upper_bound=is_upper_bound(outcome.method),
         note=_note(outcome),
+    )
+
+
+def choice_certainty(outcome: Outcome, indices: Ints) -> Certainty | None:
+    """What the confidence of a method's choices is worth on some questions.
+
+    Returns:
+        None for long answers, and where no question with a known answer has a confidence.
+    """
+    right, sure = outcome.correct()[indices], outcome.confidence[indices]
+    known = ~np.isnan(right + sure)
+    if outcome.board.task != "mcq" or not known.any():
+        return None
+    losses = 1 - right[known]
+    return Certainty(
+        n=int(known.sum()),
+        risk=float(losses.mean()),
+        aurc=aurc(sure[known], losses),
+        ece=ece(sure[known], right[known]),
     )
 
 

@@ -49,6 +49,25 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class Certainty:
+    """What a confidence is worth on a block.
+
+    Attributes:
+        n: Questions with a confidence and a known right answer; of a ranker, those whose
+            candidates all have a label.
+        risk: Share of them whose answer is wrong, of a ranker: is not the best.
+        aurc: Mean risk of answering the surest share of them, over all shares; lower is better,
+            and ``risk`` is what a confidence that says nothing has.
+        ece: Expected calibration error; lower is better.
+    """
+
+    n: int
+    risk: float
+    aurc: float
+    ece: float
+
+
+@dataclass(frozen=True, slots=True)
 class MethodRow:
     """Results of one method on one block.
 
@@ -66,6 +85,8 @@ class MethodRow:
         note: Remark for the reader, such as which expert was chosen on dev.
         clean_n: Questions of ``n`` that overlap no earlier split; None where there is no such
             split.
+        certainty: What the confidence of its choices is worth; None without a confidence, and
+            for long answers.
     """
 
     block: Block
@@ -80,6 +101,7 @@ class MethodRow:
     upper_bound: bool
     note: str
     clean_n: int | None = None
+    certainty: Certainty | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,24 +144,6 @@ class CostRow:
     def seconds_per_question(self) -> float:
         """Mean model seconds per answered question."""
         return self.seconds / self.questions
-
-
-@dataclass(frozen=True, slots=True)
-class Certainty:
-    """What a ranker's confidence is worth on a block.
-
-    Attributes:
-        n: Questions with a confidence whose candidates all have a label.
-        risk: Share of them whose answer is not the best.
-        aurc: Mean risk of answering the surest share of them, over all shares; lower is better,
-            and ``risk`` is what a confidence that says nothing has.
-        ece: Expected calibration error; lower is better.
-    """
-
-    n: int
-    risk: float
-    aurc: float
-    ece: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,13 @@ import numpy as np
 
 from blender_med.errors import ConfigError
 from blender_med.metrics import METRIC_SPECS, METRICS
-from blender_med.records import Answer, FusedAnswer, Ranking
+from blender_med.records import Answer, FusedAnswer, FusedChoice, Ranking
 from blender_med.registry import suggestion
+from blender_med.stages.gate_config import ROUTED
 from blender_med.stages.methods import METHOD_SPECS, METHODS, ORACLE, MethodSettings
 from blender_med.stages.methods.board import Board
 from blender_med.stages.methods.fused import fused_methods
+from blender_med.stages.methods.gated import fused_options, routed_options
 from blender_med.stages.methods.ranked import ranker_confidence, top_ranked
 
 
@@ -32,7 +34,7 @@ def check_method(
         name: Such as ``mbr`` or ``expert:smollm2-135m``.
         experts: Experts of the run.
         metrics: Metrics that the run scores.
-        others: Rankers of the run's stage rank and fusers of its stage fuse.
+        others: Rankers of the run's stage rank, fusers of its stages fuse and gate.
         key: Recipe key, for the message.
 
     Raises:
@@ -113,6 +115,7 @@ def answer_board(
     methods: Sequence[str] | None = None,
     rankings: Mapping[str, Iterable[Ranking]] = MappingProxyType({}),
     fusions: Mapping[str, Iterable[FusedAnswer]] = MappingProxyType({}),
+    choices: Mapping[str, Iterable[FusedChoice]] = MappingProxyType({}),
 ) -> Iterator[Answer]:
     """Answers of methods to the questions of a board, method by method.
 
@@ -124,12 +127,13 @@ def answer_board(
             fuser; upper bounds come last.
         rankings: Those of each ranker, by its name; they are read more than once.
         fusions: Those of each fuser and each guard, by the name of the method.
+        choices: Those of each embedding fuser, by the name of the method.
 
     Raises:
         DataError: A method named here has nothing to learn from, or a metric was not scored.
         ConfigError: A name is not known.
     """
-    others = [*rankings, *fusions]
+    others = [*rankings, *fusions, *choices]
     names = _all_names(board, settings, others) if methods is None else methods
     for name in names:
         base, _, argument = name.partition(":")
@@ -138,8 +142,16 @@ def answer_board(
             yield from top_ranked(board, own, ranker_confidence(board, name, own, metric))
         elif name in fusions:
             yield from fused_methods(board, fusions[name], rankings)
+        elif name in choices:
+            yield from _gated(board, name, choices[name])
         elif METHODS.check(base, key="methods") and _applies(name, board):
             yield from METHODS.load(base)(board, settings, argument)
+
+
+def _gated(board: Board, name: str, choices: Iterable[FusedChoice]) -> Iterator[Answer]:
+    if name.endswith(ROUTED):
+        return routed_options(board, name, choices)
+    return fused_options(board, choices)
 
 
 def _all_names(board: Board, settings: MethodSettings, others: Iterable[str]) -> list[str]:

@@ -1,0 +1,84 @@
+"""Batches of stored states for an embedding fuser, and the options that it chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from blender_med.data.embedded import QUESTION_TEXT, StateExample
+from blender_med.fusers.embedding import EmbeddingFuser
+from blender_med.fusers.embedding_checkpoint import EmbeddingFuserConfig
+from blender_med.fusers.hidden_states import QUESTION_ENCODER, Key, StateStore
+
+_QUESTIONS = 256  # in a batch of inference
+
+
+class StateBatches:
+    """Reads the states of a batch of examples as the arguments of a fuser's forward pass.
+
+    Args:
+        store: Of the states.
+        config: Of the fuser: which experts it reads, and what its gate reads.
+    """
+
+    def __init__(self, store: StateStore, config: EmbeddingFuserConfig) -> None:
+        self._store, self._config = store, config
+
+    def inputs(self, examples: Sequence[StateExample]) -> dict[str, Any]:
+        """States by expert [texts, slots, width], owners [texts], questions [examples, width].
+
+        Raises:
+            DataError: The states of a text are missing.
+        """
+        keys = [Key(e.question_id, text) for e in examples for text in e.candidates]
+        sizes = torch.tensor([len(e.candidates) for e in examples])
+        return {
+            "states": {name: self._read(name, keys) for name in self._config.experts},
+            "owners": torch.arange(len(examples)).repeat_interleave(sizes),
+            "questions": self._questions(examples),
+        }
+
+    def _questions(self, examples: Sequence[StateExample]) -> torch.Tensor | None:
+        if self._config.gate_input != "question":
+            return None
+        keys = [Key(e.question_id, QUESTION_TEXT) for e in examples]
+        return self._read(QUESTION_ENCODER, keys)[:, 0]
+
+    def _read(self, name: str, keys: Sequence[Key]) -> torch.Tensor:
+        return torch.from_numpy(self._store.rows(name, keys))
+
+
+class Chosen(NamedTuple):
+    """What a fuser makes of one question.
+
+    Attributes:
+        probabilities: Of the options, they sum to 1, [options].
+        weights: Of the experts, [n].
+    """
+
+    probabilities: NDArray[np.float64]
+    weights: NDArray[np.float64]
+
+
+@torch.inference_mode()
+def choose(
+    fuser: EmbeddingFuser, batches: StateBatches, examples: Sequence[StateExample]
+) -> Iterator[Chosen]:
+    """Probabilities and weights for each example by a fuser with the head ``choice``.
+
+    The fuser must be in evaluation mode.
+
+    Raises:
+        DataError: States are missing, or not finite.
+    """
+    for start in range(0, len(examples), _QUESTIONS):
+        own = examples[start : start + _QUESTIONS]
+        output = fuser(**batches.inputs(own))
+        table = output.logits.double().softmax(dim=1).cpu().numpy()
+        weights = output.weights.double().cpu().numpy()
+        for row, example, weight in zip(table, own, weights, strict=True):
+            yield Chosen(row[: len(example.candidates)], weight)

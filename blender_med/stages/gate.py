@@ -1,0 +1,266 @@
+"""Stage ``gate``: every embedding fuser chooses an option of each question."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from blender_med.data.embedded import StateExample, unanswered
+from blender_med.errors import ConfigError
+from blender_med.experts.revision import weights_revision
+from blender_med.fusers.hidden_states import QUESTION_ENCODER
+from blender_med.rankers.config import check_source
+from blender_med.records import FusedChoice, HiddenState, Question
+from blender_med.registry import suggestion
+from blender_med.stages.base import (
+    Advance,
+    MethodRecords,
+    Reads,
+    Run,
+    Stage,
+    Unit,
+    method_units,
+    unit_method,
+    unit_range,
+)
+from blender_med.stages.config import EmbedConfig
+from blender_med.stages.gate_config import (
+    ROUTED,
+    AppliedEmbeddingFuser,
+    GateStageConfig,
+    TrainGateConfig,
+)
+from blender_med.stages.methods import METHODS
+from blender_med.store.shards import read_parts
+
+if TYPE_CHECKING:
+    from blender_med.fusers.embedding import EmbeddingFuser
+    from blender_med.fusers.state_batches import Chosen
+
+Done = tuple[Unit, list[FusedChoice]]
+
+
+class Cost(NamedTuple):
+    """What the states of one question by one expert, or by the encoder, took."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+class Gate(Stage):
+    """Chosen options; a shard is one fuser's for a range of the multiple-choice questions."""
+
+    name = "gate"
+    reads = (
+        Reads("prepare", ("id", "split", "task", "options", "answer_index")),
+        Reads("embed", ("question_id", "expert", "text", "row", "tokens", "seconds")),
+        Reads("train-gate", (), optional=True),
+    )
+    writes = FusedChoice
+    config: GateStageConfig
+
+    def __init__(self, config: GateStageConfig, run: Run) -> None:
+        super().__init__(config, run)
+        for position, fuser in enumerate(config.fusers):
+            self._check(fuser, f"gate.fusers.{position}", config.fusers[:position])
+
+    def identity(self) -> dict[str, Any]:
+        """Adds the weights of every fuser that is not trained in this run."""
+        models = {
+            fuser.method: weights_revision(fuser.model)
+            for fuser in self.config.fusers
+            if fuser.model is not None
+        }
+        return super().identity() | {"models": models}
+
+    def plan(self, shard_size: int | None) -> list[Unit]:
+        """One unit per fuser and range of questions; those it is chosen among come before."""
+        size, count = shard_size or self.config.shard_size, len(self._questions)
+        return [unit for fuser in self.config.fusers
+                for unit in method_units(fuser.method, count, size)]  # fmt: skip
+
+    def execute(self, units: Sequence[Unit], advance: Advance) -> Iterator[Done]:
+        """Yield the choices of each unit, fuser by fuser."""
+        for position, fuser in enumerate(self.config.fusers):
+            own = [unit for unit in units if unit_method(unit.name) == fuser.method]
+            made = self._best if fuser.among else self._chosen
+            try:
+                for unit, choices in made(fuser, own):
+                    yield unit, choices
+                    advance(unit.size)
+            except ConfigError as error:
+                raise error.under(f"gate.fusers.{position}") from error
+
+    def expected_rows(self) -> int:
+        """A choice of every fuser for every question."""
+        return len(self._questions) * len(self.config.fusers)
+
+    def _chosen(self, fuser: AppliedEmbeddingFuser, units: Sequence[Unit]) -> Iterator[Done]:
+        from blender_med.fusers.state_batches import StateBatches, choose
+
+        loaded = [self._load(folder) for folder in self._folders(fuser)] if units else []
+        for unit in units:
+            examples = [unanswered(q) for q in self._questions[unit_range(unit.name)]]
+            of_seeds = [
+                list(choose(one, StateBatches(self._store, one.config), examples)) for one in loaded
+            ]
+            experts = tuple(loaded[0].config.experts)
+            rows = zip(examples, *of_seeds, strict=True)
+            yield unit, [self._record(fuser, experts, e, chosen) for e, *chosen in rows]
+
+    def _record(
+        self,
+        fuser: AppliedEmbeddingFuser,
+        experts: tuple[str, ...],
+        example: StateExample,
+        chosen: Sequence[Chosen],
+    ) -> FusedChoice:
+        """The mean over the seeds, with what the experts that have a weight cost."""
+        probabilities = np.mean([c.probabilities for c in chosen], axis=0)
+        weights = tuple(np.mean([c.weights for c in chosen], axis=0).tolist())
+        spent = self._costs.get(example.question_id, {})
+        used = [spent.get(n, Cost()) for n, w in zip(experts, weights, strict=True) if w > 0]
+        routing = spent.get(QUESTION_ENCODER, Cost())
+        return FusedChoice(
+            question_id=example.question_id,
+            method=fuser.method,
+            fuser=fuser.method,
+            choice_index=int(probabilities.argmax()),
+            probabilities=tuple(probabilities.tolist()),
+            experts=experts,
+            weights=weights,
+            seed_choices=tuple(int(c.probabilities.argmax()) for c in chosen),
+            tokens=sum(cost.tokens for cost in used),
+            seconds=sum(cost.seconds for cost in used) + routing.seconds,
+            routing_seconds=routing.seconds,
+        )
+
+    def _best(self, fuser: AppliedEmbeddingFuser, units: Sequence[Unit]) -> Iterator[Done]:
+        """The choices of the fuser that is best on dev, under the name of this one."""
+        if not units:
+            return
+        stored = {name: self._stored(name) for name in fuser.among or ()}
+        accuracies = {name: self._dev_accuracy(own) for name, own in stored.items()}
+        best = max(accuracies, key=lambda name: accuracies[name])
+        self.run.note(f"{fuser.method}: {best}, with accuracy {accuracies[best]:.3f} on dev")
+        for unit in units:
+            ids = {q.id for q in self._questions[unit_range(unit.name)]}
+            own = [c for c in stored[best] if c.question_id in ids]
+            yield unit, [replace(choice, method=fuser.method) for choice in own]
+
+    def _stored(self, method: str) -> MethodRecords[FusedChoice]:
+        return MethodRecords(self.folder, method, FusedChoice)
+
+    def _dev_accuracy(self, choices: MethodRecords[FusedChoice]) -> float:
+        gold = {q.id: q.answer_index for q in self._questions
+                if q.split == "dev" and q.answer_index is not None}  # fmt: skip
+        right = [c.choice_index == gold[c.question_id] for c in choices if c.question_id in gold]
+        if not right:
+            fix = "give the data a dev split, and leave it in 'splits' of the stages embed and gate"
+            raise ConfigError("no dev question to choose by", key="among", fix=fix)
+        return sum(right) / len(right)
+
+    def _load(self, folder: str | Path) -> EmbeddingFuser:
+        from blender_med.fusers.embedding import EmbeddingFuser
+
+        fuser = EmbeddingFuser.from_pretrained(folder)
+        if fuser.config.decoder_config is not None:
+            fix = "name a fuser with head: {type: choice}"
+            raise ConfigError("this fuser writes texts", key="model", value=str(folder), fix=fix)
+        known = [name for name in self._store.experts if name != QUESTION_ENCODER]
+        widths = {n: self._store.width(n) for n in fuser.config.experts if n in known}
+        from blender_med.fusers.embedding_checkpoint import check_experts
+
+        check_experts(fuser.config, widths)
+        return fuser
+
+    def _folders(self, fuser: AppliedEmbeddingFuser) -> list[str | Path]:
+        if fuser.model is not None:
+            return [fuser.model]
+        jobs = _trainings(self.run).jobs_of(str(fuser.trained))
+        return [self.run.stage_folder("train-gate") / job.name for job in jobs]
+
+    @cached_property
+    def _store(self) -> Any:
+        from blender_med.fusers.hidden_states import StateStore
+
+        return StateStore(self.run.stage_folder("embed"))
+
+    @cached_property
+    def _costs(self) -> Mapping[str, Mapping[str, Cost]]:
+        """By question and expert, over the texts of the options."""
+        costs: dict[str, dict[str, Cost]] = defaultdict(dict)
+        for row in read_parts(self.run.stage_folder("embed"), HiddenState):
+            if row.expert == QUESTION_ENCODER or row.text.startswith("option:"):
+                own = costs[row.question_id]
+                tokens, seconds = own.get(row.expert, Cost())
+                own[row.expert] = Cost(tokens + row.tokens, seconds + row.seconds)
+        return costs
+
+    @cached_property
+    def _questions(self) -> list[Question]:
+        embed = self.run.recipe.stage("embed")
+        embedded = embed.splits if isinstance(embed, EmbedConfig) else None
+        return [
+            question
+            for question in self.run.questions
+            if question.task == "mcq"
+            and all(own is None or question.split in own for own in (self.config.splits, embedded))
+        ]
+
+    def _check(
+        self, fuser: AppliedEmbeddingFuser, key: str, before: Sequence[AppliedEmbeddingFuser]
+    ) -> None:
+        others = [getattr(self.run.recipe.stage(name), "methods", ()) for name in ("rank", "fuse")]
+        for method in fuser.methods:
+            if method in METHODS or any(method in own for own in others):
+                fix = "give the fuser another 'name'"
+                problem = "a method of another kind has this name"
+                raise ConfigError(problem, key=f"{key}.name", value=method, fix=fix)
+        if fuser.model is not None:
+            check_source(fuser.model, f"{key}.model")
+        elif fuser.trained is not None:
+            config = _trainings(self.run)
+            if not config.jobs_of(fuser.trained):
+                fix = suggestion(fuser.trained, [job.name for job in config.fusers])
+                problem = "stage train-gate of this pipeline trains no such fuser"
+                raise ConfigError(problem, key=f"{key}.trained", value=fuser.trained, fix=fix)
+        known = [own.method for own in before]
+        for name in fuser.among or ():
+            if name not in known:
+                fix = suggestion(name, known) + "; it must stand before"
+                problem = "stage gate has no such fuser"
+                raise ConfigError(problem, key=f"{key}.among", value=name, fix=fix)
+
+
+def _trainings(run: Run) -> TrainGateConfig:
+    config = run.recipe.stage("train-gate")
+    if not isinstance(config, TrainGateConfig):
+        fix = "add stage train-gate before gate, or name a trained fuser with 'model'"
+        raise ConfigError("this pipeline trains no embedding fuser", key="gate.fusers", fix=fix)
+    return config
+
+
+def fused_choices(run: Run) -> dict[str, MethodRecords[FusedChoice]]:
+    """Choices of a run by method, without the routed methods."""
+    return {m: own for m, own in stored_choices(run).items() if not m.endswith(ROUTED)}
+
+
+def stored_choices(run: Run) -> dict[str, MethodRecords[FusedChoice]]:
+    """Choices of a run by method, in the order of the recipe; {} without stage gate.
+
+    A routed method has the choices of its fuser, whose weights say where it is routed to.
+    """
+    config = run.recipe.stage("gate")
+    folder = run.stage_folder("gate")
+    methods = config.methods if isinstance(config, GateStageConfig) else ()
+    return {
+        method: MethodRecords(folder, method.removesuffix(ROUTED), FusedChoice)
+        for method in methods
+    }

@@ -1,0 +1,213 @@
+"""The trainer of embedding fusers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import TrainerCallback, TrainingArguments
+
+from blender_med.data.embedded import StateExample
+from blender_med.errors import ConfigError
+from blender_med.fusers.embedding import EmbeddingFuser
+from blender_med.fusers.hidden_states import Key, StateStore
+from blender_med.fusers.state_batches import StateBatches, choose
+from blender_med.training.batches import EpochSampler, ExampleDataset, MixtureSampler
+from blender_med.training.embedding_config import EmbeddingFuserJob
+from blender_med.training.embedding_examples import StoredStates
+from blender_med.training.trainer import JobTrainer
+
+IGNORED = -100  # as a label: no token is asked for
+_STANDARD_QUESTIONS = 1024  # whose states say mean and deviation of every feature
+_DEV_QUESTIONS = 32  # in a forward pass of the decoder
+_SHARED = ("projections.", "gate.", "combination.")
+_SAME = ("widths", "mode", "gate", "gate_input", "question_width", "width", "layers",
+         "attention_heads")  # fmt: skip
+
+
+class LabelledBatches:
+    """Turns items of ``ExampleDataset`` into arguments of the forward pass, with labels.
+
+    Args:
+        batches: Reads the states.
+        tokenizer: Of the decoder; None where the fuser chooses options.
+        target_maxlength: Most tokens of a target.
+    """
+
+    def __init__(self, batches: StateBatches, tokenizer: Any, target_maxlength: int) -> None:
+        self._batches, self._tokenizer = batches, tokenizer
+        self._target_maxlength = target_maxlength
+
+    def __call__(self, items: Sequence[tuple[Any, StateExample]]) -> dict[str, Any]:
+        """Arguments of ``forward``."""
+        examples = [example for _, example in items]
+        return self._batches.inputs(examples) | {"labels": self.labels(examples)}
+
+    def labels(self, examples: Sequence[StateExample]) -> torch.Tensor:
+        """Right options, [examples], or tokens of the targets, [examples, length]."""
+        if self._tokenizer is None:
+            return torch.tensor([example.gold for example in examples])
+        encoded = self._tokenizer(
+            [example.target for example in examples],
+            truncation=True,
+            max_length=self._target_maxlength,
+            padding=True,
+            return_tensors="pt",
+        )
+        labels: torch.Tensor = encoded.input_ids
+        return labels.masked_fill(encoded.attention_mask == 0, IGNORED)
+
+
+class EmbeddingTrainer(JobTrainer):
+    """Trains an embedding fuser and measures it on dev.
+
+    Args:
+        fuser: The model to train.
+        job: The recipe.
+        store: The states.
+        arguments: From ``training_arguments``.
+        train: Examples to learn from, at least one.
+        dev: Examples to measure on, at least one.
+        metric: Name of the measurement.
+        callbacks: What happens beside.
+    """
+
+    def __init__(
+        self,
+        fuser: EmbeddingFuser,
+        job: EmbeddingFuserJob,
+        store: StateStore,
+        arguments: TrainingArguments,
+        train: Sequence[StateExample],
+        dev: Sequence[StateExample],
+        metric: str,
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        batches = StateBatches(store, fuser.config)
+        super().__init__(
+            fuser,
+            arguments,
+            data_collator=LabelledBatches(batches, fuser.tokenizer, job.training.target_maxlength),
+            train_dataset=ExampleDataset(train),
+            eval_dataset=ExampleDataset(dev),
+            callbacks=callbacks,
+        )
+        self._job, self._batches, self._train, self._dev = job, batches, train, dev
+        self._metric = metric
+        self.model_accepts_loss_kwargs = False  # its loss is the mean over a forward pass
+
+    def length_of(self, example: StateExample) -> int:
+        """Number of texts of an example, a measure of its rows."""
+        return len(example.candidates)
+
+    def sampler(self, lengths: Sequence[int], step_size: int) -> EpochSampler:
+        """The data sets weighted by the temperature."""
+        names = [example.dataset for example in self._train]
+        temperature = self._job.training.sampling_temperature
+        return MixtureSampler(names, temperature, lengths, step_size, self.args.seed)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: the Trainer would count tokens, and there are none."""
+        return 0
+
+    def measure(self) -> dict[str, float]:
+        """Accuracy on dev, or the mean log-likelihood of a token."""
+        self.model.eval()
+        if self._job.writes:
+            value = log_likelihood(self.model, self._collate(), self._dev)
+        else:
+            right = correct(self.model, self._batches, self._dev)
+            value = sum(right) / len(right)
+        self.model.train()
+        return {self._metric: value}
+
+    def _collate(self) -> LabelledBatches:
+        collator: Any = self.data_collator
+        assert isinstance(collator, LabelledBatches)
+        return collator
+
+
+def correct(fuser: Any, batches: StateBatches, examples: Sequence[StateExample]) -> list[bool]:
+    """Whether the fuser chooses the right option of each example; ties go to the first."""
+    chosen = choose(fuser, batches, examples)
+    return [
+        int(own.probabilities.argmax()) == example.gold
+        for own, example in zip(chosen, examples, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def log_likelihood(fuser: Any, collate: LabelledBatches, examples: Sequence[StateExample]) -> float:
+    """Mean log-likelihood of a token of the targets, in nats; higher is better."""
+    total, tokens = 0.0, 0
+    for own in _slices(examples):
+        batch = collate([(None, example) for example in own])
+        batch["labels"] = batch["labels"].to(fuser.device)
+        logits = fuser(**batch).logits.flatten(0, 1).float()
+        labels = batch["labels"].flatten()
+        total -= float(cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum"))
+        tokens += int((labels != IGNORED).sum())
+    return total / max(1, tokens)
+
+
+def _slices(examples: Sequence[StateExample]) -> Iterator[Sequence[StateExample]]:
+    for start in range(0, len(examples), _DEV_QUESTIONS):
+        yield examples[start : start + _DEV_QUESTIONS]
+
+
+def fuser_to_train(
+    job: EmbeddingFuserJob, states: StoredStates, train: Sequence[StateExample]
+) -> EmbeddingFuser:
+    """A new fuser, or one that starts from trained layers; scaled to the states.
+
+    Raises:
+        ConfigError: No expert or decoder of these names, or ``start`` is of other settings.
+        DataError: Damaged weights, or states that are missing or not finite.
+    """
+    start = None if job.start is None else EmbeddingFuser.from_pretrained(job.start)
+    experts = states.experts(job, start and list(start.config.experts))
+    fuser = EmbeddingFuser.build(
+        job.embedding_fuser,
+        experts,
+        slots=states.store.slots(next(iter(experts))),
+        question_width=states.question_width(),
+    )
+    if start is not None:
+        take_over(fuser, start)
+    few = spread(train, _STANDARD_QUESTIONS)
+    keys = [Key(e.question_id, text) for e in few for text in e.candidates]
+    rows = {name: torch.from_numpy(states.store.rows(name, keys)) for name in experts}
+    fuser.standardise(rows)
+    return fuser
+
+
+def spread(examples: Sequence[StateExample], most: int | None) -> Sequence[StateExample]:
+    """At most so many examples, from all over the list; None: all."""
+    if most is None or len(examples) <= most:
+        return examples
+    return [examples[i * len(examples) // most] for i in range(most)]
+
+
+def take_over(fuser: EmbeddingFuser, start: EmbeddingFuser) -> None:
+    """Give a fuser the projections, gate and combination of another.
+
+    Raises:
+        ConfigError: The other has other experts or settings.
+    """
+    own, other = fuser.config, start.config
+    names = ["experts", *_SAME, *(["slots"] if own.mode == "transformer" else [])]
+    for name in names:
+        if _plain(getattr(own, name)) != _plain(getattr(other, name)):
+            fix = f"set it to {getattr(other, name)}, or start from another fuser"
+            problem = f"the fuser to start from has another '{name}'"
+            raise ConfigError(problem, key="start", value=getattr(own, name), fix=fix)
+    shared: Mapping[str, torch.Tensor] = {
+        name: weights for name, weights in start.state_dict().items() if name.startswith(_SHARED)
+    }
+    fuser.load_state_dict(shared, strict=False)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,229 @@
+"""Stages train-gate and gate, and their methods in evaluate and report, on fake experts."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from blender_med.errors import BlenderMedError, ConfigError
+from blender_med.fusers.embedding import EmbeddingFuser
+from blender_med.records import Answer, Candidate, FusedChoice, HiddenState
+from blender_med.stages.pipeline import open_recipe
+from blender_med.stages.runner import stages_of
+from blender_med.store.shards import read_parts
+
+FUSER: dict[str, Any] = {
+    "name": "fused",
+    "embedding_fuser": {"width": 8, "layers": 1, "attention_heads": 2},
+    "training": {"epochs": 2, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 0.05},
+}
+
+
+@pytest.fixture
+def tree(recipe_tree: dict[str, Any], tiny_encoder: Path, tmp_path: Path) -> dict[str, Any]:
+    """Sixty exam questions, a fuser of two experts with two seeds, and a probe of one."""
+    rows = [
+        {"id": f"e{i}", "question": f"What is condition number {i}?", "group": f"g{i}",
+         "options": ["red", "green", "blue", "black"][: 2 + i % 3], "answer": i * 7 % (2 + i % 3),
+         "context": "" if i % 2 else "the liver"}
+        for i in range(60)
+    ]  # fmt: skip
+    data = tmp_path / "exam.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe_tree["dataset"] = {"type": "jsonl", "path": str(data), "columns": {"group": "group"}}
+    recipe_tree["experts"][1]["engine_options"]["hidden_size"] = 6
+    probe = copy.deepcopy(FUSER) | {"name": "probe", "experts": ["poor"]}
+    probe["embedding_fuser"]["gate_input"] = "experts"
+    routed = {"trained": "fused", "routed": True}
+    best = {"name": "best_fuser", "among": ["fused", "probe"]}
+    generate, score, _, report = recipe_tree["stages"][1:]
+    generate["mcq"] = {"protocols": ["lm_eval"]}
+    recipe_tree["stages"] = [
+        {"type": "prepare", "splits": {"train": 0.5, "dev": 0.2, "test": 0.3}},
+        generate,
+        score,
+        {"type": "embed", "question_encoder": str(tiny_encoder), "shard_size": 25},
+        {"type": "train-gate", "fusers": [FUSER, probe], "seeds": [3, 4]},
+        {"type": "gate", "fusers": [routed, "probe", best], "shard_size": 25},
+        "evaluate",
+        report | {"rivals": ["best_single", "majority_vote", "probe"]},
+    ]
+    return recipe_tree
+
+
+def table(run: Any, name: str) -> list[dict[str, str]]:
+    file = run.stage_folder("report") / name
+    with file.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def choices_of(run: Any, method: str) -> dict[str, FusedChoice]:
+    rows = read_parts(run.stage_folder("gate"), FusedChoice)
+    return {row.question_id: row for row in rows if row.method == method}
+
+
+def answers_of(run: Any, method: str) -> dict[str, Answer]:
+    rows = read_parts(run.stage_folder("evaluate"), Answer)
+    return {row.question_id: row for row in rows if row.method == method}
+
+
+def test_fused_choices_are_methods_of_the_run(tree, go) -> None:
+    run, _ = go(tree)
+    fused = choices_of(run, "fused")
+    questions = {q.id: q for q in run.questions}
+    assert fused.keys() == questions.keys()
+    # The mean of both seeds, over as many options as the question has.
+    models = [EmbeddingFuser.from_pretrained(run.stage_folder("train-gate") / f"fused-seed{s}")
+              for s in (3, 4)]  # fmt: skip
+    assert [m.config.experts for m in models] == [["good", "poor"]] * 2
+    for question in questions.values():
+        own = fused[question.id]
+        assert len(own.probabilities) == len(question.options)
+        assert sum(own.probabilities) == pytest.approx(1) and sum(own.weights) == pytest.approx(1)
+        assert own.choice_index == int(np.argmax(own.probabilities))
+        assert len(own.seed_choices) == 2
+    spent: dict[str, int] = {}
+    for row in read_parts(run.stage_folder("embed"), HiddenState):
+        if row.text.startswith("option:"):
+            spent[row.question_id] = spent.get(row.question_id, 0) + row.tokens
+    answers = answers_of(run, "fused")
+    for key, answer in answers.items():
+        assert answer.choice_index == fused[key].choice_index
+        assert answer.text == questions[key].options[answer.choice_index]
+        assert answer.confidence == pytest.approx(max(fused[key].probabilities))
+        assert answer.experts_used == ("good", "poor") and answer.tokens == spent[key] > 0
+    assert {a.experts_used for a in answers_of(run, "probe").values()} == {("poor",)}
+
+
+def test_routing_takes_the_own_answer_of_the_expert_with_most_weight(tree, go) -> None:
+    run, _ = go(tree)
+    own = {
+        (c.question_id, c.expert): c for c in read_parts(run.stage_folder("generate"), Candidate)
+    }
+    routed = answers_of(run, "fused-routed")
+    for key, choice in choices_of(run, "fused").items():
+        expert = choice.experts[int(np.argmax(choice.weights))]
+        candidate = own[key, expert]
+        assert routed[key].choice_index == candidate.choice_index
+        assert routed[key].experts_used == (expert,)
+        assert routed[key].tokens == candidate.prompt_tokens + candidate.completion_tokens
+        assert routed[key].seconds >= choice.routing_seconds
+
+
+def test_the_best_fuser_is_chosen_on_dev(tree, go) -> None:
+    run, _ = go(tree)
+    dev = {q.id: q.answer_index for q in run.questions if q.split == "dev"}
+    accuracy = {
+        name: np.mean([c.choice_index == dev[k] for k, c in choices_of(run, name).items()
+                       if k in dev])
+        for name in ("fused", "probe")
+    }  # fmt: skip
+    best = max(accuracy, key=lambda name: accuracy[name])
+    assert {c.fuser for c in choices_of(run, "best_fuser").values()} == {best}
+    assert any(note.startswith(f"best_fuser: {best}, with accuracy") for note in run.notes)
+    assert {r["fuser"] for r in table(run, "gating.csv") if r["method"] == "best_fuser"} == {best}
+
+
+def test_the_tables_say_how_sure_the_fusers_are_and_whom_they_beat(tree, go) -> None:
+    run, _ = go(tree)
+    [row] = [
+        r for r in table(run, "methods.csv") if r["method"] == "fused" and r["split"] == "test"
+    ]
+    test = [q for q in run.questions if q.split == "test"]
+    right = [answers_of(run, "fused")[q.id].choice_index == q.answer_index for q in test]
+    assert float(row["accuracy"]) == pytest.approx(np.mean(right))
+    assert float(row["risk"]) == pytest.approx(1 - np.mean(right))
+    assert 0 <= float(row["ece"]) <= 1 and int(row["confidence_n"]) == len(test)
+    [duel] = [r for r in table(run, "rivals.csv")
+              if (r["method"], r["rival"], r["split"]) == ("fused", "probe", "test")]  # fmt: skip
+    other = [answers_of(run, "probe")[q.id].choice_index == q.answer_index for q in test]
+    assert int(duel["wins"]) == sum(a > b for a, b in zip(right, other, strict=True))
+    assert int(duel["losses"]) == sum(a < b for a, b in zip(right, other, strict=True))
+    [gating] = [r for r in table(run, "gating.csv")
+                if (r["method"], r["split"]) == ("fused", "test")]  # fmt: skip
+    seeds = [
+        np.mean([choices_of(run, "fused")[q.id].seed_choices[i] == q.answer_index for q in test])
+        for i in (0, 1)
+    ]
+    assert [float(gating["seed_0"]), float(gating["seed_1"])] == pytest.approx(seeds)
+    assert float(gating["seed_deviation"]) == pytest.approx(np.std(seeds, ddof=1))
+    assert float(gating["weight_good"]) + float(gating["weight_poor"]) == pytest.approx(1)
+
+
+def test_only_what_changed_is_done_again(tree, go) -> None:
+    run, _ = go(tree)
+    folder = run.stage_folder("gate")
+    whole = [p.read_bytes() for p in sorted(folder.glob("part-*.parquet"))]
+    assert set(go(tree)[1].values()) == {"skip"}
+    (folder / "manifest.json").unlink()
+    (folder / "part-best_fuser-0000025-0000050.parquet").unlink()
+    assert go(tree)[1]["gate"] == "resume"
+    assert [p.read_bytes() for p in sorted(folder.glob("part-*.parquet"))] == whole
+    actions = go(tree, "stages.train-gate.fusers.probe.training.epochs=1")[1]
+    assert (actions["embed"], actions["train-gate"], actions["gate"]) == ("skip", "run", "run")
+
+
+def test_a_fuser_of_another_run_is_applied(tree, go, tmp_path: Path) -> None:
+    run, _ = go(tree)
+    folder = str(run.stage_folder("train-gate") / "fused-seed3")
+    tree["name"] = "second"
+    tree["stages"] = [*tree["stages"][:4], *tree["stages"][5:7]]
+    tree["stages"][4] = {"type": "gate", "fusers": [{"name": "old", "model": folder}]}
+    second, _ = go(tree)
+    assert {a.method for a in choices_of(second, "old").values()} == {"old"}
+    assert len(answers_of(second, "old")) == 60
+    tree["experts"][1]["engine_options"]["hidden_size"] = 7
+    with pytest.raises(ConfigError, match=r"gate\.fusers\.0.*width 6 of 'poor'.*7"):
+        go(tree)
+
+
+def test_one_recipe_stands_for_several_fusers(tree, save_recipe) -> None:
+    sparse = {"mode": "refined", "gate": {"type": "noisy_topk", "k": 1}}
+    changed = {"recipe": "embedding-mcq", "name": "other", "embedding_fuser": sparse}
+    tree["stages"][4]["fusers"] = ["embedding-mcq", changed]
+    tree["stages"][5]["fusers"] = ["embedding-mcq", "other", "other-seed4"]
+    run = open_recipe(save_recipe(tree), ["stages.train-gate.fusers.other.training.epochs=7"])
+    first, second = run.recipe.stage("train-gate").fusers
+    assert (first.name, first.embedding_fuser.mode) == ("embedding-mcq", "weighted_sum")
+    assert (second.embedding_fuser.mode, second.embedding_fuser.gate.k) == ("refined", 1)
+    assert second.embedding_fuser.width == first.embedding_fuser.width
+    assert (first.training.epochs, second.training.epochs) == (15, 7)
+    assert [j.name for j in run.recipe.stage("train-gate").jobs][-1] == "other-seed4"
+    stages_of(run)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.gate.fusers=[fusd]", "trains no such fuser.*did you mean 'fused'"),
+        ("stages.gate.fusers=[fused, {name: b, among: [probe]}]", "no such fuser.*stand before"),
+        ("stages.gate.fusers=[{trained: fused, name: majority_vote}]", "another kind"),
+        ("stages.gate.fusers=[fused, fused]", "stands twice"),
+        ("stages.gate.fusers=[{model: ./nowhere, name: x}]", "no such model"),
+        ("stages.gate.fusers=[{name: x}]", "exactly one of 'trained', 'model' and 'among'"),
+        ("stages.train-gate.seeds=[1, 1]", "stands twice"),
+        ("stages.train-gate.fusers.probe.experts=[pooor]", "no such expert.*did you mean 'poor'"),
+        ("stages.train-gate.fusers.fused.embedding_fuser.gate={type: topk_softmax, k: 0}", "k"),
+        ("stages.embed.texts=[question]", "add 'option' to 'texts'"),
+        ("stages.embed.splits=[train, test]", "leaves out split dev"),
+        ("stages.embed.question_encoder=null", "gate_input: experts"),
+        ("stages.generate.mcq.protocols=[generative]", "add lm_eval"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_runs(
+    tree, save_recipe, override, message
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        stages_of(open_recipe(save_recipe(tree), [override]))
+
+
+def test_a_gate_of_more_experts_than_there_are_is_refused(tree, go) -> None:
+    gate = "stages.train-gate.fusers.fused.embedding_fuser.gate={type: noisy_topk, k: 3}"
+    with pytest.raises(BlenderMedError, match=r"gate\.k.*only 2 experts"):
+        go(tree, gate)
