@@ -198,6 +198,22 @@ class FusedAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class Route:
+    """Experts that a gate chooses for one question.
+
+    Attributes:
+        experts: Names, the highest weight first.
+        weights: Of these experts, above 0.
+        seconds: Share of the wall time of its batch; the one column that differs between runs.
+    """
+
+    question_id: str
+    experts: tuple[str, ...]
+    weights: tuple[float, ...]
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class FusedChoice:
     """Option that one embedding fuser chooses for one question.
 
@@ -215,6 +231,8 @@ class FusedChoice:
         seconds: Of these experts and of the encoder of the questions; this and the next are the
             columns that differ between runs.
         routing_seconds: Of the encoder alone.
+        saved_tokens: Of the texts of the experts without a weight, which need not be read.
+        saved_seconds: Of these experts; differs between runs.
     """
 
     question_id: str
@@ -228,6 +246,8 @@ class FusedChoice:
     tokens: int = 0
     seconds: float = 0.0
     routing_seconds: float = 0.0
+    saved_tokens: int = 0
+    saved_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +268,9 @@ class Answer:
             candidate, whose scores stand with it.
         support: What a fused text rests on, as ``fusers.support`` writes it; None where the text
             repeats a candidate or was not checked.
+        saved_tokens: Tokens of the experts that a gate spared this question; where they did not
+            run, what they take on average.
+        saved_seconds: Seconds of these experts.
     """
 
     question_id: str
@@ -263,6 +286,8 @@ class Answer:
     comparisons: int = 0
     scores: Mapping[str, float] = field(default_factory=dict)
     support: str | None = None
+    saved_tokens: int = 0
+    saved_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,12 +314,13 @@ class HiddenState:
 
 
 Record = (
-    Question | Passage | Candidate | Score | Ranking | FusedAnswer | FusedChoice | Answer
+    Question | Passage | Candidate | Score | Ranking | FusedAnswer | Route | FusedChoice | Answer
     | HiddenState
 )  # fmt: skip
 R = TypeVar(
-    "R", Question, Passage, Candidate, Score, Ranking, FusedAnswer, FusedChoice, Answer, HiddenState
-)
+    "R", Question, Passage, Candidate, Score, Ranking, FusedAnswer, Route, FusedChoice, Answer,
+    HiddenState,
+)  # fmt: skip
 
 
 _SCHEMAS: dict[str, pa.Schema] = {}

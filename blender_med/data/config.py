@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from blender_med.config import InvalidValueError, Recipe, speed_only
+from blender_med.data.continuation import Continuation
 from blender_med.registry import Registry, suggestion
 
 DATASETS = Registry(
@@ -36,6 +37,7 @@ class DatasetConfig(Recipe):
     settings of one type, such as the licence filter of ``pmc_oa``. ``where`` keeps the rows whose
     ``meta`` has one of the values: ``{source: [GHR, GARD]}``. ``documents`` keeps that share of
     the documents (``meta["group"]``), drawn by the hash of their names; ``limit`` so many rows.
+    With ``continuation`` a set of passages is read as questions: how does the text go on?
     """
 
     type: str
@@ -47,6 +49,7 @@ class DatasetConfig(Recipe):
     strict: bool = False
     columns: dict[str, str] = Field(default_factory=dict)
     options: dict[str, str | int | float | bool | list[str]] = Field(default_factory=dict)
+    continuation: Continuation | None = None
     description: str = speed_only("")
     license: str = speed_only("")
     source: str = speed_only("")

@@ -10,7 +10,7 @@ from blender_med.data.config import DATASETS, DatasetConfig
 from blender_med.store.files import canonical_sha256, tree_sha256
 
 # Left out where they are not set, so that the runs from before there were any stay valid.
-_CHOICES = ("where", "documents")
+_CHOICES = ("where", "documents", "continuation")
 
 
 def dataset_fingerprint(config: DatasetConfig) -> str:

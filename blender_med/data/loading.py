@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from blender_med.config import parse
 from blender_med.data.config import DATASETS, DatasetConfig
+from blender_med.data.continuation import continuations
 from blender_med.data.quarantine import Passages, QuarantinedRow, Questions
 from blender_med.errors import DataError
 from blender_med.records import Passage, Question
@@ -78,7 +79,11 @@ def load_any(config: DatasetConfig) -> Questions | Passages:
 
 
 def load_dataset_config(config: DatasetConfig) -> Questions:
-    """``load_questions`` for a parsed recipe."""
+    """``load_questions`` for a parsed recipe; passages with a ``continuation`` are questions."""
+    if config.continuation is not None:
+        passages = _passages(config.model_copy(update={"limit": None}))
+        cut = list(continuations(passages, config.continuation))
+        return Questions(_wanted(cut, config), passages.quarantined)
     records, quarantined = _load(config, Question)
     return Questions(_wanted(records, config), quarantined)
 

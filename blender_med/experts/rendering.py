@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+from blender_med.data.continuation import is_continuation
 from blender_med.errors import ConfigError
 from blender_med.experts.base import Prompt
 from blender_med.experts.config import ExpertConfig
@@ -75,8 +76,9 @@ class Renderer:
     ) -> Prompt:
         """Text whose hidden states stand for a question.
 
-        A multiple-choice question reads as in the protocol ``lm_eval``, any other as the expert
-        is asked it. One of the options, or an answer, stands behind it.
+        A multiple-choice question reads as in the protocol ``lm_eval``, the beginning of a
+        passage as it stands, any other as the expert is asked it. One of the options, or an
+        answer, stands behind it.
 
         Args:
             question: The question.
@@ -84,7 +86,7 @@ class Renderer:
             answer: Text of the answer.
         """
         safe = neutral_question(question, self._marks)
-        chat = self._chat and safe.task == "long"
+        chat = self._chat and safe.task == "long" and not is_continuation(safe)
         ending = "" if option is None else lm_eval_statement(safe, option)
         if answer is not None:
             ending = ("" if chat else " ") + neutral_text(answer, self._marks).strip()
@@ -98,6 +100,8 @@ class Renderer:
     def _asked(self, question: Question, context: str) -> str:
         if question.task == "mcq":
             return lm_eval_prompt(question, context)
+        if is_continuation(question):
+            return question.question
         wording = self._chat_text if self._chat else self._plain_text
         return wording(question, context)
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+_SHARED_BLOCK = 32  # tokens; the CPU backend asks for a multiple of it
 _BATCHED_TOKENS = 8192
 _GIB = 1 << 30
 _TEXT_TASK, _TOKEN_TASK = "embed", "token_embed"
@@ -76,7 +77,7 @@ def vllm_arguments(spec: EngineSpec) -> dict[str, Any]:
         arguments["tensor_parallel_size"] = config.tensor_parallel_size
         arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
     else:
-        arguments |= _cpu_arguments(config)
+        arguments |= _cpu_arguments(config, spec.states)
     return arguments | config.engine_options
 
 
@@ -84,13 +85,16 @@ def _needs_own_loader(config: ExpertConfig) -> bool:
     return config.allow_pickle or config.quantization == "bitsandbytes"
 
 
-def _cpu_arguments(config: ExpertConfig) -> dict[str, Any]:
+def _cpu_arguments(config: ExpertConfig, states: StateConfig | None) -> dict[str, Any]:
     # A seeded request fails on a CPU when its prompt is prefilled in chunks, so never chunk.
-    return {
+    arguments: dict[str, Any] = {
         "enforce_eager": True,
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(_BATCHED_TOKENS, config.max_model_len),
     }
+    # The options of a question share whole blocks of its prompt; 128 tokens, vLLM's own choice
+    # on a CPU, are longer than most questions.
+    return arguments if states is None else arguments | {"block_size": _SHARED_BLOCK}
 
 
 def _lora_arguments(loras: Sequence[str]) -> dict[str, Any]:

@@ -188,5 +188,8 @@ def check_finite(name: str, states: torch.Tensor) -> None:
         DataError: One of them is NaN or infinite.
     """
     if not bool(states.isfinite().all()):
-        fix = "embed again with dtype: float32: float16 ends at 65,504"
-        raise DataError(f"states of expert '{name}' are not finite", fix=fix)
+        fix = (
+            "embed again with dtype: float32 (float16 ends at 65,504); behind a stage route, with"
+            " the fuser that routes"
+        )
+        raise DataError(f"states of expert '{name}' are not finite, or missing", fix=fix)

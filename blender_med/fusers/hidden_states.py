@@ -140,8 +140,15 @@ class StateStore:
         self._check_expert(expert)
         yield from self._places[expert]
 
-    def rows(self, expert: str, keys: Iterable[Key]) -> NDArray[np.float32]:
+    def rows(
+        self, expert: str, keys: Iterable[Key], *, sparse: bool = False
+    ) -> NDArray[np.float32]:
         """States of some texts in the order of ``keys``, [texts, slots, width], a copy.
+
+        Args:
+            expert: Name of the expert.
+            keys: Of the texts.
+            sparse: Whether texts may be missing; their rows are NaN.
 
         Raises:
             DataError: The states of an expert or of a text are missing.
@@ -149,13 +156,15 @@ class StateStore:
         import numpy as np
 
         self._check_expert(expert)
-        places = [self._place(expert, key) for key in keys]
-        rows = np.empty((len(places), *self._shapes[expert]), np.float32)
-        in_file: dict[Path, list[int]] = defaultdict(list)
-        for i, (path, _) in enumerate(places):
-            in_file[path].append(i)
+        listed = list(keys)
+        rows = np.full((len(listed), *self._shapes[expert]), np.nan, np.float32)
+        in_file: dict[Path, list[tuple[int, int]]] = defaultdict(list)
+        for i, key in enumerate(listed):
+            if not sparse or self.has(expert, key):
+                path, row = self._place(expert, key)
+                in_file[path].append((i, row))
         for path, own in in_file.items():
-            rows[own] = _rows_at(path, [places[i][1] for i in own])
+            rows[[i for i, _ in own]] = _rows_at(path, [row for _, row in own])
         return rows
 
     def _place(self, expert: str, key: Key) -> tuple[Path, int]:

@@ -23,10 +23,18 @@ class StateBatches:
     Args:
         store: Of the states.
         config: Of the fuser: which experts it reads, and what its gate reads.
+        sparse: Whether states of experts may be missing where a gate has not chosen them.
     """
 
-    def __init__(self, store: StateStore, config: EmbeddingFuserConfig) -> None:
-        self._store, self._config = store, config
+    def __init__(
+        self, store: StateStore, config: EmbeddingFuserConfig, *, sparse: bool = False
+    ) -> None:
+        self._store, self._config, self._sparse = store, config, sparse
+
+    @property
+    def experts(self) -> Sequence[str]:
+        """Names of the experts, in the order of their weights."""
+        return self._config.experts
 
     def inputs(self, examples: Sequence[StateExample]) -> dict[str, Any]:
         """States by expert [texts, slots, width], owners [texts], questions [examples, width].
@@ -36,8 +44,12 @@ class StateBatches:
         """
         keys = [Key(e.question_id, text) for e in examples for text in e.candidates]
         sizes = torch.tensor([len(e.candidates) for e in examples])
+        names = [n for n in self.experts if not self._sparse or n in self._store.experts]
+        states = {
+            n: torch.from_numpy(self._store.rows(n, keys, sparse=self._sparse)) for n in names
+        }
         return {
-            "states": {name: self._read(name, keys) for name in self._config.experts},
+            "states": states,
             "owners": torch.arange(len(examples)).repeat_interleave(sizes),
             "questions": self._questions(examples),
         }
@@ -46,10 +58,7 @@ class StateBatches:
         if self._config.gate_input != "question":
             return None
         keys = [Key(e.question_id, QUESTION_TEXT) for e in examples]
-        return self._read(QUESTION_ENCODER, keys)[:, 0]
-
-    def _read(self, name: str, keys: Sequence[Key]) -> torch.Tensor:
-        return torch.from_numpy(self._store.rows(name, keys))
+        return torch.from_numpy(self._store.rows(QUESTION_ENCODER, keys))[:, 0]
 
 
 class Chosen(NamedTuple):

@@ -64,7 +64,8 @@ def slice_cells(row: SliceRow) -> Sections:
 def cost_cells(row: CostRow) -> Sections:
     """``cost.csv``: block, method, experts, questions, tokens, seconds, both per question.
 
-    ``comparisons`` is empty for methods that compare no pairs.
+    ``comparisons`` is empty for methods that compare no pairs, what is saved for methods without
+    a gate.
     """
     cells: Cells = {
         "method": row.method,
@@ -75,6 +76,8 @@ def cost_cells(row: CostRow) -> Sections:
         "comparisons": row.comparisons or None,
         "tokens_per_question": row.tokens_per_question,
         "seconds_per_question": row.seconds_per_question,
+        "saved_tokens": row.saved_tokens or None,
+        "saved_seconds": row.saved_seconds or None,
     }
     return (_block_cells(row.block) | cells,)
 

@@ -22,7 +22,7 @@ from blender_med.rankers.config import RankerToApply
 from blender_med.registry import Registry, suggestion
 from blender_med.stages.asking import ChoiceGeneration, GpuIds, LongGeneration
 from blender_med.stages.executor_recipes import ExecutorConfig, LocalExecutorConfig, with_executor
-from blender_med.stages.gate_config import GateStageConfig, TrainGateConfig
+from blender_med.stages.gate_config import GateStageConfig, RouteConfig, TrainGateConfig
 from blender_med.training.config import RankerJob
 from blender_med.training.expert_config import AnyExpertJob
 from blender_med.training.fuser_config import FuserJob, ShownCandidates
@@ -32,6 +32,7 @@ STAGES = Registry(
     {
         "prepare": "blender_med.stages.prepare:Prepare",
         "train-expert": "blender_med.stages.train_expert:TrainExpert",
+        "route": "blender_med.stages.route:RouteStage",
         "generate": "blender_med.stages.generate:Generate",
         "score": "blender_med.stages.score:ScoreStage",
         "train-ranker": "blender_med.stages.train_ranker:TrainRanker",
@@ -311,6 +312,7 @@ class ReportConfig(Recipe):
 StageConfig = Annotated[
     PrepareConfig
     | TrainExpertConfig
+    | RouteConfig
     | GenerateConfig
     | ScoreConfig
     | TrainRankerConfig

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blender_med.config import result_fields
-from blender_med.data.pairs import source_text
 from blender_med.errors import ConfigError
 from blender_med.experts.base import Prompt, StateExpert
 from blender_med.experts.config import ExpertConfig
@@ -27,17 +26,16 @@ from blender_med.experts.loading import load_state_experts
 from blender_med.experts.local import fetch_weights
 from blender_med.experts.revision import model_revision, weights_revision
 from blender_med.fusers.hidden_states import QUESTION_ENCODER, Key, states_path, write_states
-from blender_med.records import Candidate, HiddenState, Question
+from blender_med.records import Candidate, HiddenState, Question, Route
 from blender_med.stages.base import Reads, Run, Unit, chunks, unit_method, unit_range
 from blender_med.stages.config import EmbedConfig
 from blender_med.stages.lanes import ExpertStage, Lane, Share, Work
+from blender_med.stages.route import load_question_encoder, routed_to, stored_routes
 from blender_med.store.shards import part_path, read_parts
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-_QUESTION_TOKENS = 256  # what all-MiniLM-L6-v2 was trained with; fewer where an encoder has fewer
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +54,7 @@ class Embed(ExpertStage):
     name = "embed"
     reads: tuple[Reads, ...] = (
         Reads("prepare", ("id", "split", "task", "question", "context", "options")),
+        Reads("route", ("question_id", "experts"), optional=True),
         Reads("generate", ("question_id", "expert", "sample", "text"), optional=True),
     )
     writes = HiddenState
@@ -64,7 +63,7 @@ class Embed(ExpertStage):
     def __init__(self, config: EmbedConfig, run: Run) -> None:
         super().__init__(config, run)
         if "answer" not in config.texts:
-            self.reads = Embed.reads[:1]  # other answers then change nothing here
+            self.reads = Embed.reads[:2]  # other answers then change nothing here
         elif run.recipe.stage("generate") is None:
             fix = "add stage generate before embed, or leave 'answer' out of 'texts'"
             raise ConfigError("there are no answers to embed", key="embed.texts", fix=fix)
@@ -157,7 +156,7 @@ class Embed(ExpertStage):
         asked = [
             (Key(question.id, text.key), expert.render_states(
                 question, option=text.option, answer=text.answer))
-            for question in self._range(unit)
+            for question in routed_to(self._range(unit), self._routes, unit_method(unit.name))
             for text in self._texts(question)
         ]  # fmt: skip
         started = time.perf_counter()
@@ -166,18 +165,12 @@ class Embed(ExpertStage):
 
     def _encoder(self) -> Work:
         """Makes the embedding of each question, as one slot."""
-        from blender_med.models import load_config
-        from blender_med.rankers.pair_config import most_positions
-        from blender_med.rankers.similarity import EmbeddingRanker
-
-        encoder = str(self.config.question_encoder)
-        length = min(_QUESTION_TOKENS, most_positions(load_config(encoder)) or _QUESTION_TOKENS)
-        model = EmbeddingRanker.from_pretrained(encoder, max_length=length)
+        encode_questions = load_question_encoder(str(self.config.question_encoder))
 
         def encode(unit: Unit, _: Share) -> list[HiddenState]:
             started = time.perf_counter()
             questions = self._range(unit)
-            vectors = model.vectors([source_text(question) for question in questions])
+            vectors = encode_questions(questions)
             asked = [(Key(question.id, "question"), Prompt("")) for question in questions]
             rows = list(vectors[:, None].numpy())
             return self._written(unit, asked, rows, time.perf_counter() - started)
@@ -227,6 +220,10 @@ class Embed(ExpertStage):
     def _questions(self) -> list[Question]:
         splits = self.config.splits
         return [q for q in self.run.questions if splits is None or q.split in splits]
+
+    @cached_property
+    def _routes(self) -> dict[str, Route]:
+        return stored_routes(self.run)
 
     @cached_property
     def _candidates(self) -> dict[str, list[Candidate]]:

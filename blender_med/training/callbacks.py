@@ -18,6 +18,8 @@ from blender_med.training.processes import is_first, wait_for_all
 
 logger = logging.getLogger(__name__)
 
+WEIGHT = "eval_weight_"  # of an expert, in the log: what a gate gives it on dev
+
 _LOG_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm")
 
 
@@ -137,16 +139,21 @@ class ProgressReport(TrainerCallback):
 def write_log(file: Path, log: Sequence[Mapping[str, Any]], metric: str) -> None:
     """Write the training log: one row for each logged step or measurement, numbers only.
 
-    Columns: step, epoch, loss (mean since the row before), learning_rate, grad_norm, and the dev
-    metric. The summary that ends a log has neither loss nor metric and is left out.
+    Columns: step, epoch, loss (mean since the row before), learning_rate, grad_norm, the dev
+    metric, and the mean weights of a gate. The summary that ends a log has neither loss nor
+    metric and is left out.
     """
     rows = [row for row in log if "loss" in row or metric in row]
+    weights = dict.fromkeys(name for row in rows for name in row if name.startswith(WEIGHT))
     with (
         atomic_path(file) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as stream,
     ):
         writer = csv.DictWriter(
-            stream, (*_LOG_COLUMNS, metric), extrasaction="ignore", lineterminator="\r\n"
+            stream,
+            (*_LOG_COLUMNS, metric, *weights),
+            extrasaction="ignore",
+            lineterminator="\r\n",
         )
         writer.writeheader()
         writer.writerows(rows)

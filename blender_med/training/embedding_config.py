@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from blender_med.config import Recipe, load_yaml, parse, speed_only
 from blender_med.fusers.embedding_config import EmbeddingFuserSettings, GenerateHeadConfig
 from blender_med.rankers.config import Name, check_source
 from blender_med.training.config import Precision, TrainingSettings, check_run, recipe_file
+
+DevMetric = Literal["accuracy", "log_likelihood"]
 
 
 class StateData(Recipe):
@@ -23,8 +25,9 @@ class StateData(Recipe):
 class EmbeddingTraining(TrainingSettings):
     """How an embedding fuser is fitted.
 
-    It is measured on dev by the share of questions whose right option it chooses, or, where it
-    writes, by the mean log-likelihood of a token of the references. An epoch draws from each data
+    ``dev_metric`` chooses the weights: ``accuracy``, the share of dev questions whose right option
+    it chooses, or ``log_likelihood``, the mean of the right option, or of a token of the
+    references; None: accuracy where it chooses, else log_likelihood. An epoch draws from each data
     set in proportion to its size to the power of 1 / ``sampling_temperature``: 1 takes the data
     as they are, a high temperature all data sets alike.
     """
@@ -39,6 +42,7 @@ class EmbeddingTraining(TrainingSettings):
     patience: int | None = Field(5, ge=1)
     max_dev_questions: int | None = Field(None, ge=1)
     report_to: tuple[str, ...] = speed_only(())
+    dev_metric: DevMetric | None = None
     sampling_temperature: float = Field(1, ge=1)
     target_maxlength: int = Field(128, ge=1, description="tokens of a text that is learned")
 
@@ -73,6 +77,17 @@ class EmbeddingFuserJob(Recipe):
     def writes(self) -> bool:
         """Whether the fuser writes texts; else it chooses options."""
         return isinstance(self.embedding_fuser.head, GenerateHeadConfig)
+
+    @property
+    def dev_metric(self) -> DevMetric:
+        """What chooses the weights."""
+        return self.training.dev_metric or ("log_likelihood" if self.writes else "accuracy")
+
+    @model_validator(mode="after")
+    def _measurable(self) -> EmbeddingFuserJob:
+        if self.writes and self.dev_metric == "accuracy":
+            raise ValueError("a fuser that writes is measured by dev_metric: log_likelihood")
+        return self
 
 
 def load_embedding_job(

@@ -18,9 +18,6 @@ from blender_med.training.examples import TrainingExamples
 from blender_med.training.job import Advance, Log, TrainingTask
 from blender_med.training.precision import resolved_precision
 
-ACCURACY = "eval_accuracy"
-LOG_LIKELIHOOD = "eval_log_likelihood"
-
 _USAGE = """\
 from blender_med.fusers.embedding import EmbeddingFuser
 
@@ -55,7 +52,7 @@ class EmbeddingFuserTask(TrainingTask):
         states: StoredStates,
         examples: TrainingExamples[StateExample],
     ) -> None:
-        metric = LOG_LIKELIHOOD if job.writes else ACCURACY
+        metric = f"eval_{job.dev_metric}"
         super().__init__(job.name, job.seed, job.training, metric, examples)
         self._job, self._states = job, states
 
@@ -92,11 +89,13 @@ class EmbeddingFuserTask(TrainingTask):
         """Write the fuser and its card, with its figures on all dev questions."""
         from blender_med.fusers.embedding import EmbeddingFuser
         from blender_med.models import quiet
+        from blender_med.training.curves import CURVES, write_curves
         from blender_med.training.embedding_evaluation import dev_columns
 
         fuser = EmbeddingFuser.from_pretrained(checkpoint)
         with quiet():
             fuser.save_pretrained(folder)
+        write_curves(folder / CURVES, log, self.metric)
         figures: Mapping[str, Mapping[str, float]] = dev_columns(
             fuser, self._job, self._states.store, self.examples.dev
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback, TrainingArguments
 
@@ -15,13 +17,15 @@ from blender_med.fusers.embedding import EmbeddingFuser
 from blender_med.fusers.hidden_states import Key, StateStore
 from blender_med.fusers.state_batches import StateBatches, choose
 from blender_med.training.batches import EpochSampler, ExampleDataset, MixtureSampler
-from blender_med.training.embedding_config import EmbeddingFuserJob
+from blender_med.training.callbacks import WEIGHT
+from blender_med.training.embedding_config import DevMetric, EmbeddingFuserJob
 from blender_med.training.embedding_examples import StoredStates
 from blender_med.training.trainer import JobTrainer
 
 IGNORED = -100  # as a label: no token is asked for
 _STANDARD_QUESTIONS = 1024  # whose states say mean and deviation of every feature
 _DEV_QUESTIONS = 32  # in a forward pass of the decoder
+_LEAST = 1e-30  # probability; what is less likely counts as that
 _SHARED = ("projections.", "gate.", "combination.")
 _SAME = ("widths", "mode", "gate", "gate_input", "question_width", "width", "layers",
          "attention_heads")  # fmt: skip
@@ -49,15 +53,16 @@ class LabelledBatches:
         """Right options, [examples], or tokens of the targets, [examples, length]."""
         if self._tokenizer is None:
             return torch.tensor([example.gold for example in examples])
-        encoded = self._tokenizer(
-            [example.target for example in examples],
-            truncation=True,
-            max_length=self._target_maxlength,
-            padding=True,
-            return_tensors="pt",
-        )
-        labels: torch.Tensor = encoded.input_ids
-        return labels.masked_fill(encoded.attention_mask == 0, IGNORED)
+        rows = [self._target(str(example.target)) for example in examples]
+        labels = torch.full((len(rows), max(map(len, rows))), IGNORED)
+        for label, row in zip(labels, rows, strict=True):
+            label[: len(row)] = torch.tensor(row)
+        return labels
+
+    def _target(self, text: str) -> list[int]:
+        """Tokens of a target with its end; a longer one is cut and has no end."""
+        ids = self._tokenizer(text, add_special_tokens=False).input_ids
+        return [*ids, self._tokenizer.eos_token_id][: self._target_maxlength]
 
 
 class EmbeddingTrainer(JobTrainer):
@@ -113,43 +118,69 @@ class EmbeddingTrainer(JobTrainer):
         return 0
 
     def measure(self) -> dict[str, float]:
-        """Accuracy on dev, or the mean log-likelihood of a token."""
+        """The metric on dev, and the mean weights of the experts."""
         self.model.eval()
         if self._job.writes:
-            value = log_likelihood(self.model, self._collate(), self._dev)
+            measured = writing_measure(self.model, self._collate, self._dev)
         else:
-            right = correct(self.model, self._batches, self._dev)
-            value = sum(right) / len(right)
+            metric = self._job.dev_metric
+            measured = choice_measure(self.model, self._batches, self._dev, metric)
         self.model.train()
-        return {self._metric: value}
+        names = self._batches.experts
+        weights = zip(names, measured.weights.tolist(), strict=True)
+        return {self._metric: measured.value} | {f"{WEIGHT}{name}": w for name, w in weights}
 
+    @property
     def _collate(self) -> LabelledBatches:
         collator: Any = self.data_collator
         assert isinstance(collator, LabelledBatches)
         return collator
 
 
-def correct(fuser: Any, batches: StateBatches, examples: Sequence[StateExample]) -> list[bool]:
-    """Whether the fuser chooses the right option of each example; ties go to the first."""
-    chosen = choose(fuser, batches, examples)
-    return [
-        int(own.probabilities.argmax()) == example.gold
+class Measured(NamedTuple):
+    """How good a fuser is, higher is better, and the mean weight of each expert, [n]."""
+
+    value: float
+    weights: NDArray[np.float64]
+
+
+def choice_measure(
+    fuser: Any, batches: StateBatches, examples: Sequence[StateExample], metric: DevMetric
+) -> Measured:
+    """Share of right options, or mean log-likelihood of the right option in nats.
+
+    Of equal probabilities the first option is chosen.
+    """
+    chosen = list(choose(fuser, batches, examples))
+    values = [
+        _choice_value(own.probabilities, int(example.gold or 0), metric)
         for own, example in zip(chosen, examples, strict=True)
     ]
+    return Measured(float(np.mean(values)), np.mean([own.weights for own in chosen], axis=0))
+
+
+def _choice_value(probabilities: NDArray[np.float64], gold: int, metric: DevMetric) -> float:
+    if metric == "accuracy":
+        return float(probabilities.argmax() == gold)
+    return float(np.log(max(probabilities[gold], _LEAST)))
 
 
 @torch.inference_mode()
-def log_likelihood(fuser: Any, collate: LabelledBatches, examples: Sequence[StateExample]) -> float:
-    """Mean log-likelihood of a token of the targets, in nats; higher is better."""
+def writing_measure(
+    fuser: Any, collate: LabelledBatches, examples: Sequence[StateExample]
+) -> Measured:
+    """Mean log-likelihood of a token of the targets, in nats."""
     total, tokens = 0.0, 0
+    weights: list[NDArray[np.float64]] = []
     for own in _slices(examples):
         batch = collate([(None, example) for example in own])
         batch["labels"] = batch["labels"].to(fuser.device)
-        logits = fuser(**batch).logits.flatten(0, 1).float()
-        labels = batch["labels"].flatten()
+        output = fuser(**batch)
+        labels, logits = batch["labels"].flatten(), output.logits.flatten(0, 1).float()
         total -= float(cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum"))
         tokens += int((labels != IGNORED).sum())
-    return total / max(1, tokens)
+        weights += list(output.weights.double().cpu().numpy())
+    return Measured(total / max(1, tokens), np.mean(weights, axis=0))
 
 
 def _slices(examples: Sequence[StateExample]) -> Iterator[Sequence[StateExample]]:

@@ -22,6 +22,7 @@ from blender_med.records import Question
 
 TEXTS = [[0, 40, 50, 60], [0, 41], [0, 42, 52, 62, 72, 82], [0, 43, 53], [0, 44, 54, 64, 74]]
 MCQ = Question("m", "medqa", "test", "mcq", "Which?", None, ("red", "green"), 1)
+WORDY = Question("w", "medqa", "test", "mcq", "Which? " * 60, None, ("red", "green"), 1)
 YES = Question("y", "pubmedqa", "test", "mcq", "Is it?", "An abstract.", ("yes", "no"), 0)
 LONG = Question("l", "d", "test", "long", "What is it?", context="word " * 400)
 SLOTS = StateConfig(pooling="slots", slots=4)
@@ -142,10 +143,12 @@ def test_both_engines_give_the_states_of_a_real_model(
         one = own.model_copy(update={"engine": engine, "max_model_len": 512})
         (expert,) = load_state_experts([one], states, device="cpu")
         texts = [expert.render_states(MCQ, option=i) for i in range(2)]
+        # A prompt that is longer than a block, which its options share.
+        texts += [expert.render_states(WORDY, option=i) for i in range(2)]
         texts += [expert.render_states(LONG), expert.render_states(YES, option=1)]
         rows[engine] = np.stack(expert.hidden_states(texts))
         expert.close()
-    assert rows["vllm"].shape == (4, states.slots, 576)
+    assert rows["vllm"].shape == (6, states.slots, 576)
     # Measured once: 1.6e-4 at most in float32. Three times that, and the states are not tiny.
     assert np.abs(rows["vllm"] - rows["transformers"]).max() < 5e-4
     assert np.abs(rows["vllm"]).mean() > 0.1

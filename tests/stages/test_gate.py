@@ -10,12 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from rich.console import Console
 
 from blender_med.errors import BlenderMedError, ConfigError
+from blender_med.executors.local import LocalExecutor
+from blender_med.executors.progress import ProgressDisplay
 from blender_med.fusers.embedding import EmbeddingFuser
-from blender_med.records import Answer, Candidate, FusedChoice, HiddenState
+from blender_med.records import Answer, Candidate, FusedChoice, HiddenState, Route
+from blender_med.stages.base import Run
 from blender_med.stages.pipeline import open_recipe
-from blender_med.stages.runner import stages_of
+from blender_med.stages.runner import Selection, run_pipeline, stages_of
 from blender_med.store.shards import read_parts
 
 FUSER: dict[str, Any] = {
@@ -25,8 +30,7 @@ FUSER: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def tree(recipe_tree: dict[str, Any], tiny_encoder: Path, tmp_path: Path) -> dict[str, Any]:
+def exam(folder: Path, encoder: Path) -> dict[str, Any]:
     """Sixty exam questions, a fuser of two experts with two seeds, and a probe of one."""
     rows = [
         {"id": f"e{i}", "question": f"What is condition number {i}?", "group": f"g{i}",
@@ -34,27 +38,52 @@ def tree(recipe_tree: dict[str, Any], tiny_encoder: Path, tmp_path: Path) -> dic
          "context": "" if i % 2 else "the liver"}
         for i in range(60)
     ]  # fmt: skip
-    data = tmp_path / "exam.jsonl"
+    data = folder / "exam.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe_tree["dataset"] = {"type": "jsonl", "path": str(data), "columns": {"group": "group"}}
-    recipe_tree["experts"][1]["engine_options"]["hidden_size"] = 6
     probe = copy.deepcopy(FUSER) | {"name": "probe", "experts": ["poor"]}
     probe["embedding_fuser"]["gate_input"] = "experts"
-    routed = {"trained": "fused", "routed": True}
-    best = {"name": "best_fuser", "among": ["fused", "probe"]}
-    generate, score, _, report = recipe_tree["stages"][1:]
-    generate["mcq"] = {"protocols": ["lm_eval"]}
-    recipe_tree["stages"] = [
-        {"type": "prepare", "splits": {"train": 0.5, "dev": 0.2, "test": 0.3}},
-        generate,
-        score,
-        {"type": "embed", "question_encoder": str(tiny_encoder), "shard_size": 25},
-        {"type": "train-gate", "fusers": [FUSER, probe], "seeds": [3, 4]},
-        {"type": "gate", "fusers": [routed, "probe", best], "shard_size": 25},
-        "evaluate",
-        report | {"rivals": ["best_single", "majority_vote", "probe"]},
-    ]
-    return recipe_tree
+    accuracies = {"good": (0.8, 8), "poor": (0.3, 6)}
+    return {
+        "name": "exam",
+        "output_dir": str(folder / "runs"),
+        "dataset": {"type": "jsonl", "path": str(data), "columns": {"group": "group"}},
+        "experts": [
+            {"name": name, "engine": "fake",
+             "engine_options": {"accuracy": accuracy, "hidden_size": width}}
+            for name, (accuracy, width) in accuracies.items()
+        ],
+        "stages": [
+            {"type": "prepare", "splits": {"train": 0.5, "dev": 0.2, "test": 0.3}},
+            {"type": "generate", "mcq": {"protocols": ["lm_eval"]}},
+            "score",
+            {"type": "embed", "question_encoder": str(encoder), "shard_size": 25},
+            {"type": "train-gate", "fusers": [FUSER, probe], "seeds": [3, 4]},
+            {"type": "gate", "shard_size": 25, "fusers": [
+                {"trained": "fused", "routed": True}, "probe",
+                {"name": "best_fuser", "among": ["fused", "probe"]}]},
+            "evaluate",
+            {"type": "report", "resamples": 200, "page": False,
+             "rivals": ["best_single", "majority_vote", "probe"]},
+        ],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def tree(tiny_encoder: Path, tmp_path: Path) -> dict[str, Any]:
+    return exam(tmp_path, tiny_encoder)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run of the whole exam, to be read."""
+    folder = tmp_path_factory.mktemp("exam")
+    recipe = folder / "exam.yaml"
+    recipe.write_text(yaml.safe_dump(exam(folder, tiny_encoder), sort_keys=False))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLENDER_MED_CACHE", str(folder / "cache"))
+        opened = open_recipe(recipe)
+        run_pipeline(opened, LocalExecutor(ProgressDisplay(Console(), quiet=True)), Selection())
+    return opened
 
 
 def table(run: Any, name: str) -> list[dict[str, str]]:
@@ -73,8 +102,7 @@ def answers_of(run: Any, method: str) -> dict[str, Answer]:
     return {row.question_id: row for row in rows if row.method == method}
 
 
-def test_fused_choices_are_methods_of_the_run(tree, go) -> None:
-    run, _ = go(tree)
+def test_fused_choices_are_methods_of_the_run(run) -> None:
     fused = choices_of(run, "fused")
     questions = {q.id: q for q in run.questions}
     assert fused.keys() == questions.keys()
@@ -101,8 +129,7 @@ def test_fused_choices_are_methods_of_the_run(tree, go) -> None:
     assert {a.experts_used for a in answers_of(run, "probe").values()} == {("poor",)}
 
 
-def test_routing_takes_the_own_answer_of_the_expert_with_most_weight(tree, go) -> None:
-    run, _ = go(tree)
+def test_routing_takes_the_own_answer_of_the_expert_with_most_weight(run) -> None:
     own = {
         (c.question_id, c.expert): c for c in read_parts(run.stage_folder("generate"), Candidate)
     }
@@ -116,8 +143,7 @@ def test_routing_takes_the_own_answer_of_the_expert_with_most_weight(tree, go) -
         assert routed[key].seconds >= choice.routing_seconds
 
 
-def test_the_best_fuser_is_chosen_on_dev(tree, go) -> None:
-    run, _ = go(tree)
+def test_the_best_fuser_is_chosen_on_dev(run) -> None:
     dev = {q.id: q.answer_index for q in run.questions if q.split == "dev"}
     accuracy = {
         name: np.mean([c.choice_index == dev[k] for k, c in choices_of(run, name).items()
@@ -130,8 +156,7 @@ def test_the_best_fuser_is_chosen_on_dev(tree, go) -> None:
     assert {r["fuser"] for r in table(run, "gating.csv") if r["method"] == "best_fuser"} == {best}
 
 
-def test_the_tables_say_how_sure_the_fusers_are_and_whom_they_beat(tree, go) -> None:
-    run, _ = go(tree)
+def test_the_tables_say_how_sure_the_fusers_are_and_whom_they_beat(run) -> None:
     [row] = [
         r for r in table(run, "methods.csv") if r["method"] == "fused" and r["split"] == "test"
     ]
@@ -169,8 +194,7 @@ def test_only_what_changed_is_done_again(tree, go) -> None:
     assert (actions["embed"], actions["train-gate"], actions["gate"]) == ("skip", "run", "run")
 
 
-def test_a_fuser_of_another_run_is_applied(tree, go, tmp_path: Path) -> None:
-    run, _ = go(tree)
+def test_a_fuser_of_another_run_is_applied(run, tree, go) -> None:
     folder = str(run.stage_folder("train-gate") / "fused-seed3")
     tree["name"] = "second"
     tree["stages"] = [*tree["stages"][:4], *tree["stages"][5:7]]
@@ -227,3 +251,63 @@ def test_a_gate_of_more_experts_than_there_are_is_refused(tree, go) -> None:
     gate = "stages.train-gate.fusers.fused.embedding_fuser.gate={type: noisy_topk, k: 3}"
     with pytest.raises(BlenderMedError, match=r"gate\.k.*only 2 experts"):
         go(tree, gate)
+
+
+def routed_tree(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Only the expert that the gate of a trained fuser chooses runs, and is embedded."""
+    tree["name"] = "routed"
+    prepare, generate, score, embed, *_ = tree["stages"]
+    tree["stages"] = [
+        prepare,
+        {"type": "route", "fuser": str(folder), "question_encoder": embed["question_encoder"]},
+        generate,
+        score,
+        embed,
+        {"type": "gate", "fusers": [{"name": "fused", "model": str(folder)}]},
+        {"type": "evaluate", "methods": ["routed", "fused"]},
+        {"type": "report", "resamples": 200, "page": False},
+    ]
+    return tree
+
+
+def test_behind_a_route_only_the_chosen_experts_run(tree, go) -> None:
+    sparse = "stages.train-gate.fusers.fused.embedding_fuser.gate={type: topk_softmax, k: 1}"
+    whole, _ = go(tree, sparse)
+    folder = whole.stage_folder("train-gate") / "fused-seed3"
+    everyone = {(c.question_id, c.expert): c
+                for c in read_parts(whole.stage_folder("generate"), Candidate)}  # fmt: skip
+    routed = routed_tree(copy.deepcopy(tree), folder)
+    run, _ = go(routed)
+    routes = {r.question_id: r for r in read_parts(run.stage_folder("route"), Route)}
+    own = {
+        (c.question_id, c.expert): c for c in read_parts(run.stage_folder("generate"), Candidate)
+    }
+    assert own.keys() == {(q.id, routes[q.id].experts[0]) for q in run.questions}
+    assert all(c.option_logprobs == everyone[key].option_logprobs for key, c in own.items())
+    states = read_parts(run.stage_folder("embed"), HiddenState)
+    embedded = {(r.question_id, r.expert) for r in states if r.expert != "question-encoder"}
+    assert embedded == own.keys()
+    used = {expert for _, expert in own}
+    answers, fused = answers_of(run, "routed"), choices_of(run, "fused")
+    for key, route in routes.items():
+        [expert] = route.experts
+        assert answers[key].choice_index == own[key, expert].choice_index
+        assert fused[key].experts[int(np.argmax(fused[key].weights))] == expert
+    cost = {r["method"]: r for r in table(run, "cost.csv") if r["split"] == "test"}
+    spent = sum(own[q.id, routes[q.id].experts[0]].prompt_tokens for q in run.questions
+                if q.split == "test")  # fmt: skip
+    assert int(cost["routed"]["tokens"]) == spent
+    assert (cost["routed"].get("saved_tokens", "") != "") == (len(used) > 1)
+    assert go(routed)[1]["generate"] == "skip"
+
+
+def test_a_route_among_other_experts_is_refused(run, tree, go) -> None:
+    probe = run.stage_folder("train-gate") / "fused-seed3"
+    routed = routed_tree(copy.deepcopy(tree), probe)
+    routed["experts"] = routed["experts"][:1]
+    with pytest.raises(ConfigError, match="chooses among other experts"):
+        go(routed)
+    routed = routed_tree(copy.deepcopy(tree), run.stage_folder("train-gate") / "probe-seed3")
+    routed["experts"] = routed["experts"][1:]
+    with pytest.raises(ConfigError, match="can spare none"):
+        go(routed)

@@ -53,9 +53,14 @@ def write_run(folder: Path, questions: Sequence[Question], *, changed: str = "")
         write_states(states_path(path), states, keys, "float32")
         index = [HiddenState(k.question_id, expert, k.text, i, 9) for i, k in enumerate(keys)]
         write_part(path, index, HiddenState)
+    write_manifests(folder, changed)
+    return folder
+
+
+def write_manifests(folder: Path, changed: str = "") -> None:
+    """Both stages are finished."""
     for stage in ("prepare", "embed"):
         write_manifest(folder / stage, _manifest(stage, changed))
-    return folder
 
 
 def _manifest(stage: str, changed: str) -> Manifest:

@@ -14,6 +14,7 @@ import torch
 from blender_med.errors import ConfigError, DataError
 from blender_med.fusers.embedding import EmbeddingFuser
 from blender_med.fusers.hidden_states import StateStore
+from blender_med.fusers.state_batches import StateBatches, choose
 from blender_med.store.manifest import read_manifest
 from blender_med.training import embedding_trainer
 from blender_med.training.batches import MixtureSampler, mixture_draws
@@ -115,16 +116,30 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(run, tmp_path) -> No
 def test_training_stops_when_patience_is_out_and_keeps_the_best(run, tmp_path, monkeypatch) -> None:
     shares = iter([2, 9, 3, 9, 20])
 
-    def measured_so(*given: object) -> list[bool]:
-        right = next(shares)
-        return [True] * right + [False] * (20 - right)
+    def measured_so(*given: object) -> embedding_trainer.Measured:
+        return embedding_trainer.Measured(next(shares) / 20, np.array([0.25, 0.75]))
 
-    monkeypatch.setattr(embedding_trainer, "correct", measured_so)
+    monkeypatch.setattr(embedding_trainer, "choice_measure", measured_so)
     job = make(run, {"training": FAST | {"epochs": 9, "patience": 2}})
     train(job, tmp_path)
     measured = [float(r["eval_accuracy"]) for r in log(tmp_path) if r["eval_accuracy"]]
     assert measured == [0.1, 0.45, 0.15, 0.45]
+    kept = [r["eval_weight_knows"] for r in log(tmp_path) if r["eval_accuracy"]]
+    assert kept == ["0.75"] * 4
+    assert "<svg" in (tmp_path / "training.svg").read_text()
     assert "(step 8)" in (tmp_path / "README.md").read_text()
+
+
+def test_the_weights_may_be_chosen_by_likelihood(run, tmp_path) -> None:
+    job = make(run, {"training": FAST | {"dev_metric": "log_likelihood"}})
+    train(job, tmp_path)
+    rows = [row for row in log(tmp_path) if row["eval_log_likelihood"]]
+    fuser = EmbeddingFuser.from_pretrained(tmp_path)
+    dev, batches = prepared_examples(job).dev, StateBatches(StateStore(run / "embed"), fuser.config)
+    chosen = choose(fuser, batches, dev)
+    values = [np.log(c.probabilities[e.gold]) for c, e in zip(chosen, dev, strict=True)]
+    best = max(float(row["eval_log_likelihood"]) for row in rows)
+    assert best == pytest.approx(np.mean(values), abs=1e-6)
 
 
 def test_it_is_trained_again_when_the_states_changed(run, tmp_path) -> None:
@@ -249,10 +264,10 @@ def test_the_memory_of_training_does_not_grow_with_the_questions(tmp_path, monke
     rows = StateStore.rows
     for count in (300, 600):
 
-        def counted(self: Any, expert: str, keys: Any, count: int = count) -> Any:
+        def counted(self: Any, expert: str, keys: Any, count: int = count, **settings: Any) -> Any:
             keys = list(keys)
             most[count] = max(most.get(count, 0), len(keys))
-            return rows(self, expert, keys)
+            return rows(self, expert, keys, **settings)
 
         monkeypatch.setattr(StateStore, "rows", counted)
         monkeypatch.setattr(embedding_trainer, "_STANDARD_QUESTIONS", 32)

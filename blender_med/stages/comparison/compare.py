@@ -217,6 +217,8 @@ def _cost_row(row: MethodRow, outcome: Outcome, indices: Ints) -> CostRow:
         tokens=row.tokens,
         seconds=row.seconds,
         comparisons=int(outcome.comparisons[indices].sum()),
+        saved_tokens=int(outcome.saved_tokens[indices].sum()),
+        saved_seconds=float(outcome.saved_seconds[indices].sum()),
     )
 
 

@@ -26,6 +26,8 @@ class Outcome:
         tokens: [n].
         seconds: [n].
         comparisons: Pairs of candidates that a ranker compared, [n].
+        saved_tokens: Of experts that a gate spared, [n].
+        saved_seconds: Of these experts, [n].
         experts_run: Number of experts used, [n].
         experts: Their names over all questions, in order of first use.
         texts: New texts by question.
@@ -41,6 +43,8 @@ class Outcome:
     tokens: Ints = field(init=False)
     seconds: Floats = field(init=False)
     comparisons: Ints = field(init=False)
+    saved_tokens: Ints = field(init=False)
+    saved_seconds: Floats = field(init=False)
     experts_run: Ints = field(init=False)
     experts: dict[str, None] = field(default_factory=dict)
     texts: dict[int, str] = field(default_factory=dict)
@@ -53,6 +57,7 @@ class Outcome:
         self.tokens, self.experts_run = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
         self.confidence, self.seconds = np.full(n, np.nan), np.zeros(n)
         self.comparisons = np.zeros(n, dtype=np.int64)
+        self.saved_tokens, self.saved_seconds = np.zeros(n, dtype=np.int64), np.zeros(n)
 
     def add(self, index: int, answer: Answer) -> None:
         """Keep the answer to question ``index``; a later one replaces an earlier one."""
@@ -62,6 +67,8 @@ class Outcome:
         self.confidence[index] = np.nan if answer.confidence is None else answer.confidence
         self.tokens[index], self.seconds[index] = answer.tokens, answer.seconds
         self.comparisons[index] = answer.comparisons
+        self.saved_tokens[index] = answer.saved_tokens
+        self.saved_seconds[index] = answer.saved_seconds
         self.experts_run[index] = len(answer.experts_used)
         self.experts |= dict.fromkeys(answer.experts_used)
         if answer.candidate is None and answer.text:

@@ -58,7 +58,7 @@ class _Pool:
 def rival_rows(
     comparison: Comparison, rivals: Collection[str], resampling: Resampling
 ) -> Iterator[RivalRow]:
-    """Rows by block, rival and method, for multiple-choice questions.
+    """Rows by block, rival and method, for multiple-choice questions of dev and test.
 
     Accuracies are tested by McNemar's exact test. Holm's correction runs over the methods against
     one rival on one block, without upper bounds. A rival that a block does not have is passed
@@ -71,11 +71,13 @@ def rival_rows(
 
 
 def _pools(comparison: Comparison) -> Iterator[_Pool]:
-    """The blocks of every data set, then for each protocol those of all together."""
+    """The blocks of every data set, then those of all together; methods learn from train."""
     together: dict[tuple[str, Task, Protocol], list[_Pool]] = {}
     for outcomes in comparison.outcomes:
         board = outcomes[0].board
         for block in comparison.blocks(board) if board.task == "mcq" else ():
+            if block.split == "train":
+                continue
             pool = _pool(block, outcomes)
             yield pool
             key = block.split, block.task, block.protocol

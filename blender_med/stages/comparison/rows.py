@@ -125,6 +125,8 @@ class CostRow:
         tokens: Prompt and completion tokens of the experts, and what a ranker read.
         seconds: Model seconds of the experts and of a ranker.
         comparisons: Pairs of candidates that a ranker compared.
+        saved_tokens: Tokens of the experts that a gate spared.
+        saved_seconds: Seconds of these experts.
     """
 
     block: Block
@@ -134,6 +136,8 @@ class CostRow:
     tokens: int
     seconds: float
     comparisons: int
+    saved_tokens: int = 0
+    saved_seconds: float = 0.0
 
     @property
     def tokens_per_question(self) -> float:

@@ -10,13 +10,18 @@ import numpy as np
 
 from blender_med.errors import ConfigError
 from blender_med.metrics import METRIC_SPECS, METRICS
-from blender_med.records import Answer, FusedAnswer, FusedChoice, Ranking
+from blender_med.records import Answer, FusedAnswer, FusedChoice, Ranking, Route
 from blender_med.registry import suggestion
 from blender_med.stages.gate_config import ROUTED
 from blender_med.stages.methods import METHOD_SPECS, METHODS, ORACLE, MethodSettings
 from blender_med.stages.methods.board import Board
 from blender_med.stages.methods.fused import fused_methods
-from blender_med.stages.methods.gated import fused_options, routed_options
+from blender_med.stages.methods.gated import (
+    ROUTE_METHOD,
+    fused_options,
+    routed_answers,
+    routed_options,
+)
 from blender_med.stages.methods.ranked import ranker_confidence, top_ranked
 
 
@@ -116,6 +121,7 @@ def answer_board(
     rankings: Mapping[str, Iterable[Ranking]] = MappingProxyType({}),
     fusions: Mapping[str, Iterable[FusedAnswer]] = MappingProxyType({}),
     choices: Mapping[str, Iterable[FusedChoice]] = MappingProxyType({}),
+    routes: Mapping[str, Route] = MappingProxyType({}),
 ) -> Iterator[Answer]:
     """Answers of methods to the questions of a board, method by method.
 
@@ -128,12 +134,13 @@ def answer_board(
         rankings: Those of each ranker, by its name; they are read more than once.
         fusions: Those of each fuser and each guard, by the name of the method.
         choices: Those of each embedding fuser, by the name of the method.
+        routes: Of stage route, by question.
 
     Raises:
         DataError: A method named here has nothing to learn from, or a metric was not scored.
         ConfigError: A name is not known.
     """
-    others = [*rankings, *fusions, *choices]
+    others = [*rankings, *fusions, *choices, *([ROUTE_METHOD] if routes else [])]
     names = _all_names(board, settings, others) if methods is None else methods
     for name in names:
         base, _, argument = name.partition(":")
@@ -142,6 +149,8 @@ def answer_board(
             yield from top_ranked(board, own, ranker_confidence(board, name, own, metric))
         elif name in fusions:
             yield from fused_methods(board, fusions[name], rankings)
+        elif name == ROUTE_METHOD and routes:
+            yield from routed_answers(board, routes)
         elif name in choices:
             yield from _gated(board, name, choices[name])
         elif METHODS.check(base, key="methods") and _applies(name, board):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from blender_med.records import Answer, FusedChoice
+from blender_med.records import Answer, FusedChoice, Route
 from blender_med.stages.methods.board import Board
 from blender_med.stages.methods.likelihood import option_logprobs
 
+ROUTE_METHOD = "routed"
 PROTOCOL = "lm_eval"  # the fusers read a question with its options as that protocol puts it
 
 
@@ -33,25 +34,79 @@ def fused_options(board: Board, choices: Iterable[FusedChoice]) -> Iterator[Answ
         )
         weighed = zip(choice.experts, choice.weights, strict=True)
         used = tuple(name for name, weight in weighed if weight > 0)
-        yield replace(answer, experts_used=used, tokens=choice.tokens, seconds=choice.seconds)
+        yield replace(
+            answer,
+            experts_used=used,
+            tokens=choice.tokens,
+            seconds=choice.seconds,
+            saved_tokens=choice.saved_tokens,
+            saved_seconds=choice.saved_seconds,
+        )
 
 
 def routed_options(board: Board, method: str, choices: Iterable[FusedChoice]) -> Iterator[Answer]:
     """The own answer of the expert with the highest weight; of equals the first.
 
     ``confidence`` is the share of the option in that expert's likelihoods. An answer costs what
-    that expert's did, and the embedding of the question.
+    that expert's did, and the embedding of the question; it saves what the others cost.
     """
     firsts = {name: board.first_sample(name) for name in board.experts}
+    means = _mean_costs(board)
     for index, choice in _placed(board, choices):
         expert = choice.experts[int(np.argmax(choice.weights))]
         row = int(firsts[expert][index]) if expert in firsts else -1
-        if row < 0:
-            continue
-        shares = np.exp(option_logprobs(board, index)[board.experts.index(expert)])
-        confidence = None if np.isnan(shares).any() else float(min(1.0, shares.max()))
-        answer = board.answer(method, index, row, paid=(row,), confidence=confidence)
-        yield replace(answer, seconds=answer.seconds + choice.routing_seconds)
+        if row >= 0:
+            shares = np.exp(option_logprobs(board, index)[board.experts.index(expert)])
+            confidence = None if np.isnan(shares).any() else float(min(1.0, shares.max()))
+            answer = board.answer(method, index, row, paid=(row,), confidence=confidence)
+            yield _with_savings(board, index, answer, choice.routing_seconds, means)
+
+
+def routed_answers(board: Board, routes: Mapping[str, Route]) -> Iterator[Answer]:
+    """The answer of the expert that stage route puts first, as method ``routed``.
+
+    An answer costs what that expert's did, and the routing. It saves what the others cost; of an
+    expert that was not asked, its mean over the questions of the board that it was asked.
+    """
+    firsts = {name: board.first_sample(name) for name in board.experts}
+    means = _mean_costs(board)
+    for index, question in enumerate(board.questions):
+        route = routes.get(question.id)
+        row = int(firsts[route.experts[0]][index]) if route and route.experts[0] in firsts else -1
+        if route is not None and row >= 0:
+            answer = board.answer(ROUTE_METHOD, index, row, paid=(row,))
+            yield _with_savings(board, index, answer, route.seconds, means)
+
+
+def _with_savings(
+    board: Board,
+    index: int,
+    answer: Answer,
+    routing_seconds: float,
+    means: Mapping[str, tuple[float, float]],
+) -> Answer:
+    own = {board.candidates[row].expert: board.candidates[row] for row in board.rows(index)[::-1]}
+    saved = [
+        (c.prompt_tokens + c.completion_tokens, c.seconds) if (c := own.get(name)) else means[name]
+        for name in board.experts
+        if name not in answer.experts_used
+    ]
+    return replace(
+        answer,
+        seconds=answer.seconds + routing_seconds,
+        saved_tokens=round(sum(tokens for tokens, _ in saved)),
+        saved_seconds=sum(seconds for _, seconds in saved),
+    )
+
+
+def _mean_costs(board: Board) -> dict[str, tuple[float, float]]:
+    """Mean tokens and seconds of the first sample of each expert."""
+    means = {}
+    for name in board.experts:
+        rows = [board.candidates[row] for row in board.first_sample(name).tolist() if row >= 0]
+        tokens = sum(c.prompt_tokens + c.completion_tokens for c in rows) / len(rows)
+        means[name] = tokens, sum(c.seconds for c in rows) / len(rows)
+    return means
 
 
 def _placed(board: Board, choices: Iterable[FusedChoice]) -> Iterator[tuple[int, FusedChoice]]:
