@@ -13,7 +13,7 @@ from blender_med.data.splits import resplit, with_dev_split
 from blender_med.errors import DataError
 from blender_med.records import Question
 from blender_med.stages.base import Advance, Stage, Unit, chunks
-from blender_med.stages.config import PrepareConfig
+from blender_med.stages.prepare_config import PrepareConfig
 from blender_med.store.files import remove_files
 
 
