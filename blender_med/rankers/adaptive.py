@@ -18,7 +18,7 @@ from blender_med.rankers.utilities import Floats, Prediction, predicted
 # A place is settled when its score differs by so many standard deviations: the first, and the set
 # of the first ones.
 _FIRST_SETTLED = 2.5
-_SET_SETTLED = 1.75
+_SET_SETTLED = 2.25
 # Noise that is expected before residuals are seen: its share of the spread of the logits, and
 # the number of residuals that this expectation is worth.
 _EXPECTED_NOISE = 0.3

@@ -25,6 +25,9 @@ from blender_med.rankers.encoder_layers import (
 )
 
 _KEPT_LENGTHS = 64
+# Batches on a CPU are filled up to multiples of so many tokens and rows: oneDNN compiles a product
+# anew for every size, which takes as long as the product of several hundred tokens.
+_CPU_TOKENS, _CPU_ROWS = 128, 8
 
 
 class PrefixEncoder:
@@ -51,23 +54,40 @@ class PrefixEncoder:
 
     def __call__(self, pairs: Sequence[Pair]) -> torch.Tensor:
         """States at the prefixes of source and both candidates, [pairs, 3, hidden], float32."""
-        batch = list(runs([pair.length for pair in pairs]))
-        x = self._embedded(pairs)
+        filling = self._filling(pairs)
+        rows = [*pairs, *filling]
+        batch = list(runs([row.length for row in rows]))
+        x = self._embedded(rows)
         for layer in self._layers:
             x = layer(x, batch)
         opening = self._opening
         places = [
             (opening, len(p.source) + opening, len(p.source) + len(p.left) + opening) for p in pairs
         ]
-        return self._last(x, batch, torch.tensor(places, device=x.device)).float()
+        places += [(0, 0, 0)] * len(filling)
+        return self._last(x, batch, torch.tensor(places, device=x.device)).float()[: len(pairs)]
+
+    def _filling(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """Rows that fill a batch up, where it needs some; no other row attends to them."""
+        if self._device.type != "cpu":
+            return []
+        missing = -sum(pair.length for pair in pairs) % _CPU_TOKENS
+        rows = -len(pairs) % _CPU_ROWS or (_CPU_ROWS if missing else 0)
+        missing += _CPU_TOKENS if missing < rows else 0
+        lengths = [missing - rows + 1, *[1] * (rows - 1)] if rows else []
+        return [Pair([0] * length, [], []) for length in lengths]
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = self._embeddings.word_embeddings.weight.device
+        return device
 
     def _embedded(self, pairs: Sequence[Pair]) -> torch.Tensor:
         """Embeddings of all tokens, row after row, [tokens, hidden]."""
         tokens = [token for pair in pairs for segment in pair for token in segment]
         places = [torch.arange(pair.length) for pair in pairs]
-        device = self._embeddings.word_embeddings.weight.device
-        ids = torch.tensor([tokens], device=device)
-        place = torch.cat(places)[None].to(device) + self._first_place
+        ids = torch.tensor([tokens], device=self._device)
+        place = torch.cat(places)[None].to(self._device) + self._first_place
         embedded = self._embeddings(
             input_ids=ids, position_ids=place, token_type_ids=torch.zeros_like(ids)
         )

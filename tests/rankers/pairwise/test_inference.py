@@ -89,6 +89,18 @@ def test_bfloat16_is_as_near_as_the_model_of_transformers_in_bfloat16(family, ma
     np.testing.assert_array_equal(ranker.pairwise_logits(SOURCE, TEXTS), exact)
 
 
+def test_batches_on_a_cpu_have_few_different_sizes(make_ranker):
+    ranker, sizes = make_ranker("bert"), set()
+    hook = ranker.pretrained_model.embeddings.register_forward_pre_hook(
+        lambda _, args, given: sizes.add(given["input_ids"].numel()), with_kwargs=True
+    )
+    sources = [f"{SOURCE} {'fever ' * i}" for i in range(12)]
+    ranker.rank(sources, [TEXTS] * len(sources), batch_tokens=600)
+    hook.remove()
+    assert sizes
+    assert all(size % 128 == 0 for size in sizes)
+
+
 def test_scores_and_ranks_follow_from_the_logits(make_ranker):
     ranker = make_ranker()
     logits = forward(ranker, SOURCE, TEXTS)
