@@ -18,18 +18,29 @@ from blender_med.training.embedding_config import EmbeddingFuserJob
 from blender_med.training.examples import TrainingExamples
 from blender_med.training.fuser_config import FuserJob
 
+CardJob = RankerJob | FuserJob | EmbeddingFuserJob | ExpertJob
+
 _TEMPLATE = """\
 ---
 {front}---
 # {name}
 
 {description}
-{summary} Trained with blender_med {version}.
+{summary} {verb} with blender_med {version}.
 
-```python
+```{language}
 {usage}
 ```
 
+{body}## Recipe
+```yaml
+{recipe}```
+
+## Limits
+{limits}
+"""
+
+_TRAINED = """\
 ## Data
 {material} Source: {source}.
 
@@ -47,33 +58,6 @@ Measured while training:
 | step | dev {measured} |
 | --- | --- |
 {measurements}
-## Recipe
-```yaml
-{recipe}```
-
-## Limits
-{limits}
-"""
-
-
-_MADE_TEMPLATE = """\
----
-{front}---
-# {name}
-
-{description}
-{summary} Made with blender_med {version}.
-
-```
-{usage}
-```
-
-{figures}## Recipe
-```yaml
-{recipe}```
-
-## Limits
-{limits}
 """
 
 
@@ -102,7 +86,7 @@ class CardText:
 
 def write_card(
     file: Path,
-    job: RankerJob | FuserJob | EmbeddingFuserJob | ExpertJob,
+    job: CardJob,
     text: CardText,
     examples: TrainingExamples[Any],
     figures: Mapping[str, Mapping[str, float]],
@@ -123,13 +107,7 @@ def write_card(
         best_step: Step whose weights were kept.
         log: Rows of the training log.
     """
-    content = _TEMPLATE.format(
-        front=_front_matter(text),
-        name=job.name,
-        description=f"{job.description}\n" if job.description else "",
-        summary=text.summary,
-        version=__version__,
-        usage=text.usage,
+    body = _TRAINED.format(
         material=text.material,
         source=examples.source,
         counted=text.counted.replace("_", " "),
@@ -139,10 +117,8 @@ def write_card(
         figures=_lines(_figure_rows(figures)),
         measured=metric.removeprefix("eval_").replace("_", " "),
         measurements=_lines((r["step"], f"{r[metric]:.4f}") for r in log if metric in r),
-        recipe=_recipe_text(job),
-        limits=text.limits,
     )
-    write_text(file, content)
+    write_text(file, _card(job, text, body, verb="Trained", language="python"))
 
 
 def write_made_card(
@@ -153,18 +129,24 @@ def write_made_card(
 ) -> None:
     """Write the card of a model that was made without training; arguments as `write_card`."""
     shown = _lines(_figure_rows(figures)) if figures else ""
-    content = _MADE_TEMPLATE.format(
+    body = f"## Results\n{text.material}\n\n{shown}\n" if figures else ""
+    write_text(file, _card(job, text, body, verb="Made", language=""))
+
+
+def _card(job: CardJob, text: CardText, body: str, *, verb: str, language: str) -> str:
+    return _TEMPLATE.format(
         front=_front_matter(text),
         name=job.name,
         description=f"{job.description}\n" if job.description else "",
         summary=text.summary,
+        verb=verb,
         version=__version__,
+        language=language,
         usage=text.usage,
-        figures=f"## Results\n{text.material}\n\n{shown}\n" if figures else "",
+        body=body,
         recipe=_recipe_text(job),
         limits=text.limits,
     )
-    write_text(file, content)
 
 
 def _recipe_text(job: Recipe) -> str:

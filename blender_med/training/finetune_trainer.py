@@ -13,26 +13,26 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from blender_med.batching import token_budget_batches
-from blender_med.errors import ConfigError, ExpertError
+from blender_med.errors import ExpertError
+from blender_med.training.answer_trainer import (
+    READY_BATCHES,
+    AnswerTrainer,
+    adapters_explained,
+)
 from blender_med.training.batches import ExampleDataset
 from blender_med.training.config import Precision
 from blender_med.training.expert_config import FinetuneJob
 from blender_med.training.finetune_batches import Row, TuningBatches
 from blender_med.training.fuser_batches import IGNORED
 from blender_med.training.processes import gathered, share
-from blender_med.training.trainer import JobTrainer, training_arguments
+from blender_med.training.trainer import training_arguments
 
 LOGPROB = "eval_answer_logprob"
 
 _DEV_TOKENS = 2048  # of a forward pass on dev
-# Of SFTTrainer: it does not look into the data.
-_READY_BATCHES: dict[str, Any] = {
-    "dataset_kwargs": {"skip_prepare_dataset": True},
-    "max_length": None,
-}
 
 
-class FinetuneTrainer(JobTrainer, SFTTrainer):
+class FinetuneTrainer(AnswerTrainer):
     """Tunes a causal language model on the tokens of its answers alone.
 
     Args:
@@ -70,7 +70,7 @@ class FinetuneTrainer(JobTrainer, SFTTrainer):
             processing_class=tokenizer,
             callbacks=callbacks,
         )
-        self._precision, self._dev = precision, dev
+        self._job, self._precision, self._dev = job, precision, dev
         self._dev_batches = TuningBatches(pad_id, None)
         self.train_dataset = ExampleDataset(train)
 
@@ -92,8 +92,11 @@ class FinetuneTrainer(JobTrainer, SFTTrainer):
         total, tokens = map(sum, zip(*values, strict=True))
         return {LOGPROB: total / tokens}
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the job writes a card of its own."""
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """As of all answer trainers; unsloth computes its own, which wants the labels."""
+        if self._job.backend == "unsloth":
+            return SFTTrainer.compute_loss(self, model, inputs, *args, **kwargs)
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
 
 def _numbered(rows: Sequence[Row]) -> Any:
@@ -181,10 +184,7 @@ def finetune_trainer(
         examples=len(train),
         metric=LOGPROB,
         kind=SFTConfig,
-        **_READY_BATCHES,
+        **READY_BATCHES,
     )
-    try:
+    with adapters_explained():
         return FinetuneTrainer(model, tokenizer, job, precision, arguments, train, dev, callbacks)
-    except ValueError as error:
-        fix = "name linear layers below the output layer, or all-linear"
-        raise ConfigError(str(error), key="lora.target_modules", fix=fix) from error

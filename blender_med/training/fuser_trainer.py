@@ -9,13 +9,18 @@ from typing import Any
 
 import torch
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from blender_med.data.fusion import FusionExample
-from blender_med.errors import ConfigError
+from blender_med.training.answer_trainer import (
+    READY_BATCHES,
+    AnswerTrainer,
+    adapters_explained,
+    token_mean,
+)
 from blender_med.training.batches import ExampleDataset
 from blender_med.training.config import Precision
-from blender_med.training.fuser_batches import IGNORED, FuserBatches, fused_length
+from blender_med.training.fuser_batches import FuserBatches, fused_length
 from blender_med.training.fuser_config import FuserJob
 from blender_med.training.fuser_evaluation import text_values, written
 from blender_med.training.fuser_model import FuserModel, writing_copy
@@ -23,11 +28,6 @@ from blender_med.training.processes import gathered, share
 from blender_med.training.trainer import JobTrainer, training_arguments
 
 _CHARACTERS = 5  # of a token, roughly
-# Of SFTTrainer: it does not look into the data.
-_READY_BATCHES: dict[str, Any] = {
-    "dataset_kwargs": {"skip_prepare_dataset": True},
-    "max_length": None,
-}
 
 
 class FuserTrainer(JobTrainer):
@@ -86,24 +86,6 @@ class FuserTrainer(JobTrainer):
         values = gathered(text_values(settings.dev_metric, texts, own))
         return {f"eval_{settings.dev_metric}": fmean(values)}
 
-    def token_mean(
-        self, logits: torch.Tensor, labels: torch.Tensor, tokens: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Cross-entropy per token of the answers of the whole step.
-
-        Args:
-            logits: [rows, places, vocabulary].
-            labels: What they predict, [rows, places]; ``IGNORED`` does not count.
-            tokens: Of the answers of all micro-batches of the step and of all processes; None:
-                there is this batch alone.
-        """
-        total = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
-        counted = (labels != IGNORED).sum() if tokens is None else tokens
-        # Gradients are averaged over the processes, which count the tokens of all.
-        return total / counted * self.accelerator.num_processes
-
 
 def _rows(examples: Sequence[FusionExample]) -> Any:
     """A data set of the kind that SFTTrainer asks for; batches are made of the examples."""
@@ -129,33 +111,14 @@ class Seq2SeqFuserTrainer(FuserTrainer, Seq2SeqTrainer):
     ) -> Any:
         """Cross-entropy of the answers' tokens, summed and divided by those of the whole step."""
         outputs, labels = model(**inputs), inputs["labels"]
-        loss = self.token_mean(outputs.logits, labels, num_items_in_batch)
+        loss = token_mean(outputs.logits, labels, num_items_in_batch)
+        # Gradients are averaged over the processes, which count the tokens of all.
+        loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
 
-class SFTFuserTrainer(FuserTrainer, SFTTrainer):
+class SFTFuserTrainer(FuserTrainer, AnswerTrainer):
     """Trains a decoder-only model on the tokens of its answers alone."""
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the job writes a card of its own."""
-
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
-    ) -> Any:
-        """As of an encoder-decoder; the output layer runs before tokens of answers only.
-
-        On prompts it would compute more than the rest of a small model does.
-        """
-        following = inputs["labels"][:, 1:]
-        places = (following != IGNORED).any(dim=0).nonzero().squeeze(1)
-        rows = {name: value for name, value in inputs.items() if name != "labels"}
-        outputs = model(**rows, use_cache=False, logits_to_keep=places)
-        loss = self.token_mean(outputs.logits, following[:, places], num_items_in_batch)
-        return (loss, outputs) if return_outputs else loss
 
 
 def fuser_trainer(
@@ -189,12 +152,9 @@ def fuser_trainer(
         examples=len(train),
         metric=f"eval_{job.training.dev_metric}",
         kind=Seq2SeqTrainingArguments if fuser.is_encoder_decoder else SFTConfig,
-        **({} if fuser.is_encoder_decoder else _READY_BATCHES),
+        **({} if fuser.is_encoder_decoder else READY_BATCHES),
     )
     if fuser.is_encoder_decoder:
         return Seq2SeqFuserTrainer(fuser, job, precision, arguments, train, dev, callbacks)
-    try:
+    with adapters_explained():
         return SFTFuserTrainer(fuser, job, precision, arguments, train, dev, callbacks)
-    except ValueError as error:
-        fix = "name linear layers below the output layer, or all-linear"
-        raise ConfigError(str(error), key="lora.target_modules", fix=fix) from error
