@@ -15,6 +15,7 @@ from blender_med.stages.comparison import (
     Comparison,
     Diagnosis,
     FusionRow,
+    GatingRow,
     RankingRow,
     Resampling,
     compare,
@@ -76,7 +77,7 @@ class Report(Stage):
             headroom = diagnosis.headroom
             write_tables(self.folder, comparison, rankings, fusions, headroom, gating, rivals)
             write_text(self.folder / _SUMMARY, _rendered(comparison))
-            self._write_page(comparison, diagnosis, rankings, fusions)
+            self._write_page(comparison, diagnosis, rankings, fusions, gating)
             advance(unit.size)
             yield unit, []
 
@@ -86,6 +87,7 @@ class Report(Stage):
         diagnosis: Diagnosis,
         rankings: Sequence[RankingRow],
         fusions: Sequence[FusionRow],
+        gating: Sequence[GatingRow],
     ) -> None:
         """The page, unless the recipe does without it: drawing the figures takes seconds."""
         if not self.config.page:
@@ -94,7 +96,7 @@ class Report(Stage):
         from blender_med.reports.page.build import write_page
 
         orders = stored_rankings(self.run)
-        write_page(self.run, comparison, diagnosis, rankings, fusions, orders)
+        write_page(self.run, comparison, diagnosis, rankings, fusions, gating, orders)
 
     def _rankings(self, boards: Sequence[Board], settings: MethodSettings) -> Iterator[RankingRow]:
         """Rankers against the primary metrics and the labels of those trained in this run."""

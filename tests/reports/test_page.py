@@ -17,7 +17,7 @@ from blender_med.reports.page.kinds import BUILT_IN, Kinds
 from blender_med.reports.page.numbers import duration, figure, interval, p_value, percent, signed
 from blender_med.reports.page.sections import figures
 from blender_med.reports.page.verdict import verdicts
-from blender_med.stages.comparison import Diagnosis, Estimate
+from blender_med.stages.comparison import Diagnosis, Estimate, GatingRow
 from blender_med.stages.methods import METHODS, MethodSettings
 
 MOST_BYTES = 5_000_000
@@ -202,6 +202,22 @@ def test_a_method_of_nobody_is_shown_and_not_judged(comparison_of):
     assert "genfuser" in str(drawn[0].svg) and "other" in str(drawn[0].svg)
     known = [verdicts(one)[0].ensemble for one in (comparison, unknown)]
     assert known[0] in ("genfuser", "pairranker", "mbr") and known[1] in ("pairranker", "mbr")
+
+
+def test_what_gates_weigh_is_drawn(comparison_of):
+    comparison = comparison_of(24)
+    verdict = verdicts(comparison)[0]
+    weights, shares = {"mistral": 0.75, "biogpt": 0.25}, {"mistral": 1.0, "biogpt": 0.5}
+    row = GatingRow(verdict.block, "fused", "fused", 18, 0.5, (0.5,), weights, shares)
+    other = replace(row, block=replace(verdict.block, split="another"))
+    empty = Diagnosis([], [], [], [], [])
+    drawn = {f.key: f for f in figures(verdict, comparison, empty, [], [], [row, other])}
+    assert "mean weight 75 % for mistral, above 0 on 100 %" in str(drawn["gates"].svg)
+    assert drawn["gates"].table.rows == (
+        ("fused", "mistral", "75 %", "100 %"),
+        ("fused", "biogpt", "25 %", "50 %"),
+    )
+    assert "gates" not in {f.key for f in figures(verdict, comparison, empty, [], [])}
 
 
 def test_several_data_sets_are_counted_and_judged_apart(write_page_of, tmp_path):

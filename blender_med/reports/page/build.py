@@ -14,7 +14,14 @@ from blender_med.reports.page.questions import SHOWN_SPLITS, pack_questions
 from blender_med.reports.page.sections import Figure, Table, figures
 from blender_med.reports.page.verdict import Verdict, verdicts
 from blender_med.stages.base import Run
-from blender_med.stages.comparison import Block, Comparison, Diagnosis, FusionRow, RankingRow
+from blender_med.stages.comparison import (
+    Block,
+    Comparison,
+    Diagnosis,
+    FusionRow,
+    GatingRow,
+    RankingRow,
+)
 
 _MOST_REASONS = 20
 
@@ -25,6 +32,7 @@ def write_page(
     diagnosis: Diagnosis,
     rankings: Sequence[RankingRow],
     fusions: Sequence[FusionRow],
+    gating: Sequence[GatingRow],
     orders: Mapping[str, Iterable[Ranking]],
 ) -> list[Path]:
     """Write the page of a run; returns the files.
@@ -35,6 +43,7 @@ def write_page(
         diagnosis: Of the comparison.
         rankings: Quality of its rankers.
         fusions: What its fusers did.
+        gating: What its gates did.
         orders: Rankings of each ranker, by its name.
 
     Raises:
@@ -42,7 +51,11 @@ def write_page(
     """
     found = verdicts(comparison)
     views = [
-        BlockView(block_name(v.block), v, figures(v, comparison, diagnosis, rankings, fusions))
+        BlockView(
+            block_name(v.block),
+            v,
+            figures(v, comparison, diagnosis, rankings, fusions, gating),
+        )
         for v in found
     ]
     blocks = _browsed(comparison)

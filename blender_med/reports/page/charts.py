@@ -14,6 +14,7 @@ from blender_med.stages.comparison import (
     CoverageRow,
     DuelRow,
     Estimate,
+    GatingRow,
     HeadroomRow,
     MethodRow,
     SliceRow,
@@ -278,7 +279,6 @@ def usage(rows: Sequence[UsageRow], kinds: Kinds) -> alt.Chart | None:
     shown = [row for row in rows if kinds(row.method) == "ensemble"]
     if not shown:
         return None
-    experts = list(dict.fromkeys(row.expert for row in shown))
     bars = [
         {
             "name": short(row.method),
@@ -288,12 +288,34 @@ def usage(rows: Sequence[UsageRow], kinds: Kinds) -> alt.Chart | None:
         }
         for row in shown
     ]
+    return _stacked(bars, "share of the answers")
+
+
+def gates(rows: Sequence[GatingRow]) -> alt.Chart | None:
+    """Mean weight that each gate gives to each expert; None without a gate."""
+    bars = [
+        {
+            "name": short(row.method),
+            "expert": expert,
+            "share": weight,
+            "tip": f"{row.method}: mean weight {percent(weight)} for {expert}, "
+            f"above 0 on {percent(row.shares[expert])} of {row.n} questions",
+        }
+        for row in rows
+        for expert, weight in row.weights.items()
+    ]
+    return _stacked(bars, "mean weight") if bars else None
+
+
+def _stacked(bars: Rows, title: str) -> alt.Chart:
+    """A bar for each name, made of its experts' shares."""
+    experts = list(dict.fromkeys(bar["expert"] for bar in bars))
     colours = [SERIES[i % len(SERIES)] for i in range(len(experts))]
     chart = alt.Chart(alt.Data(values=bars), height=alt.Step(_ROW_HEIGHT)).mark_bar(
         stroke="var(--page)"
     )
     return chart.encode(
-        x=alt.X("share:Q", title="share of the answers", axis=alt.Axis(format="%")),
+        x=alt.X("share:Q", title=title, axis=alt.Axis(format="%")),
         y=alt.Y("name:N", sort=None, title=None),
         color=alt.Color("expert:N", scale=alt.Scale(domain=experts, range=colours)),
         description="tip:N",

@@ -24,6 +24,7 @@ from blender_med.stages.comparison import (
     Comparison,
     Diagnosis,
     FusionRow,
+    GatingRow,
     MethodRow,
     RankingRow,
     SliceRow,
@@ -62,6 +63,7 @@ def figures(
     diagnosis: Diagnosis,
     rankings: Sequence[RankingRow],
     fusions: Sequence[FusionRow],
+    gating: Sequence[GatingRow] = (),
 ) -> list[Figure]:
     """All figures of the verdict's block that have something to show, in reading order."""
     block, kinds = verdict.block, Kinds(comparison.settings)
@@ -75,6 +77,7 @@ def figures(
         *_slices([row for row in comparison.slices if row.block == block], kinds),
         _coverage(diagnosis, block),
         _usage(diagnosis, block, kinds),
+        _gates([row for row in gating if row.block == block]),
         _rankings([row for row in rankings if row.block == block]),
         _fusions([row for row in fusions if row.block == block]),
         _quality(diagnosis, block),
@@ -226,6 +229,18 @@ def _usage(diagnosis: Diagnosis, block: Block, kinds: Kinds) -> Figure:
     text = "Share of a method's answers that repeat a candidate of each expert."
     drawn = _drawn(charts.usage(rows, kinds), title)
     return Figure("usage", title, text, drawn, _table(head, cells))
+
+
+def _gates(rows: Sequence[GatingRow]) -> Figure:
+    title = "What the gates weigh"
+    head = ("method", "expert", "mean weight", "questions with a weight above 0")
+    cells = (
+        (row.method, expert, percent(weight), percent(row.shares[expert]))
+        for row in rows
+        for expert, weight in row.weights.items()
+    )
+    text = "Weights that the gate of each embedding fuser gives to the experts, on average."
+    return Figure("gates", title, text, _drawn(charts.gates(rows), title), _table(head, cells))
 
 
 def _rankings(rows: Sequence[RankingRow]) -> Figure:
