@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -117,6 +118,8 @@ def run_pipeline(
     stages, done, inputs = stages_of(run), [], dict[str, str]()
     covered = [stage for stage in stages if selection.covers(stage.name, names)]
     is_new = not _is_saved(run)
+    for stage in covered:
+        _check_models(stage)
     save_recipe(run)
     for stage in stages:
         if not selection.covers(stage.name, names):
@@ -133,6 +136,16 @@ def run_pipeline(
         on_stage(plan)
         done.append(plan)
     return done
+
+
+def _check_models(stage: Stage) -> None:
+    """Find a missing model before the stages ahead have spent hours; made ones come later.
+
+    Raises:
+        BlenderMedError: A model of the stage is not at hand.
+    """
+    with suppress(NotMadeError):
+        stage.identity()
 
 
 def dry_run(run: Run, selection: Selection) -> list[StagePlan]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from blender_med.errors import ConfigError, ExpertError
+from blender_med.errors import BlenderMedError, ConfigError, ExpertError
 from blender_med.executors.local import LocalExecutor
 from blender_med.executors.progress import ProgressDisplay
 from blender_med.experts.fake import FakeExpert
@@ -93,6 +93,18 @@ def test_a_damaged_shard_is_made_again(recipe_tree, save_recipe) -> None:
     _, actions, recorder = go(path)
     assert actions["score"] == "resume"
     assert len(recorder.units["score"]) == 1
+
+
+def test_a_missing_model_is_found_before_the_first_stage(recipe_tree, save_recipe) -> None:
+    path = save_recipe(recipe_tree)
+    wanted = [
+        "stages.score.metrics=[rougeL,bertscore_f1]",
+        "stages.score.models.bertscore={model: nobody/nowhere, num_layers: 2}",
+    ]
+    with pytest.raises(BlenderMedError, match="nowhere") as caught:
+        go(path, *wanted)
+    assert caught.value.key == "score.models.bertscore.model"
+    assert not open_recipe(path, ()).stage_folder("prepare").exists()
 
 
 def test_failed_stage_continues_where_it_failed(recipe_tree, save_recipe) -> None:
