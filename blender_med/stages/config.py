@@ -22,7 +22,12 @@ from blender_med.rankers.config import RankerToApply
 from blender_med.registry import Registry, suggestion
 from blender_med.stages.asking import ChoiceGeneration, GpuIds, LongGeneration
 from blender_med.stages.executor_recipes import ExecutorConfig, LocalExecutorConfig, with_executor
-from blender_med.stages.gate_config import GateStageConfig, RouteConfig, TrainGateConfig
+from blender_med.stages.gate_config import (
+    GateStageConfig,
+    RouteConfig,
+    TrainGateConfig,
+    TrainRouterConfig,
+)
 from blender_med.stages.prepare_config import PrepareConfig
 from blender_med.training.config import RankerJob
 from blender_med.training.expert_config import AnyExpertJob
@@ -36,6 +41,7 @@ STAGES = Registry(
         "route": "blender_med.stages.route:RouteStage",
         "generate": "blender_med.stages.generate:Generate",
         "score": "blender_med.stages.score:ScoreStage",
+        "train-router": "blender_med.stages.train_router:TrainRouter",
         "train-ranker": "blender_med.stages.train_ranker:TrainRanker",
         "rank": "blender_med.stages.rank:Rank",
         "train-fuser": "blender_med.stages.train_fuser:TrainFuser",
@@ -269,6 +275,7 @@ StageConfig = Annotated[
     | RouteConfig
     | GenerateConfig
     | ScoreConfig
+    | TrainRouterConfig
     | TrainRankerConfig
     | RankConfig
     | TrainFuserConfig
@@ -349,11 +356,10 @@ class PipelineRecipe(Recipe):
         """Settings of a stage, or None where the pipeline has none of that name."""
         return next((s for s in self.stages if s.type == name), None)
 
-    @property
-    def combining(self) -> tuple[str, ...]:
-        """Methods that combine experts: those of the stages rank and fuse."""
-        combining = (s for s in self.stages if isinstance(s, (RankConfig, FuseConfig)))
-        return tuple(method for stage in combining for method in stage.methods)
+    def stands_before(self, first: str, second: str) -> bool:
+        """Whether the pipeline has both stages, the first before the second."""
+        names = [name for name in self.stage_names() if name in (first, second)]
+        return names == [first, second]
 
     def stage_names(self) -> Iterator[str]:
         """Names of the stages in order."""

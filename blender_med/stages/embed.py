@@ -30,7 +30,12 @@ from blender_med.records import Candidate, HiddenState, Question, Route
 from blender_med.stages.base import Reads, Run, Unit, chunks, unit_method, unit_range
 from blender_med.stages.config import EmbedConfig
 from blender_med.stages.lanes import ExpertStage, Lane, Share, Work
-from blender_med.stages.route import load_question_encoder, routed_to, stored_routes
+from blender_med.stages.route import (
+    load_question_encoder,
+    reads_of_routes,
+    routed_to,
+    stored_routes,
+)
 from blender_med.store.shards import part_path, read_parts
 
 if TYPE_CHECKING:
@@ -54,7 +59,6 @@ class Embed(ExpertStage):
     name = "embed"
     reads: tuple[Reads, ...] = (
         Reads("prepare", ("id", "split", "task", "question", "context", "options")),
-        Reads("route", ("question_id", "experts"), optional=True),
         Reads("generate", ("question_id", "expert", "sample", "text"), optional=True),
     )
     writes = HiddenState
@@ -63,10 +67,11 @@ class Embed(ExpertStage):
     def __init__(self, config: EmbedConfig, run: Run) -> None:
         super().__init__(config, run)
         if "answer" not in config.texts:
-            self.reads = Embed.reads[:2]  # other answers then change nothing here
+            self.reads = Embed.reads[:1]  # other answers then change nothing here
         elif run.recipe.stage("generate") is None:
             fix = "add stage generate before embed, or leave 'answer' out of 'texts'"
             raise ConfigError("there are no answers to embed", key="embed.texts", fix=fix)
+        self.reads = (*self.reads, *reads_of_routes(run, self.name))
         for expert in run.experts:
             if expert.name == QUESTION_ENCODER:
                 problem = "this name is kept for the encoder of the questions"
@@ -223,7 +228,7 @@ class Embed(ExpertStage):
 
     @cached_property
     def _routes(self) -> dict[str, Route]:
-        return stored_routes(self.run)
+        return stored_routes(self.run, self.name)
 
     @cached_property
     def _candidates(self) -> dict[str, list[Candidate]]:

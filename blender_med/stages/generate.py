@@ -21,7 +21,7 @@ from blender_med.stages.answering import answer_questions
 from blender_med.stages.base import Reads, Run, Unit, chunks, unit_method, unit_range
 from blender_med.stages.config import GenerateConfig
 from blender_med.stages.lanes import ExpertStage, Lane, Work
-from blender_med.stages.route import routed_to, stored_routes
+from blender_med.stages.route import reads_of_routes, routed_to, stored_routes
 from blender_med.store.cache import GenerationCache
 
 
@@ -32,16 +32,16 @@ class Generate(ExpertStage):
     """
 
     name = "generate"
-    reads = (
+    reads: tuple[Reads, ...] = (
         Reads("prepare", ("id", "task", "question", "context", "options")),
         Reads("train-expert", (), optional=True),
-        Reads("route", ("question_id", "experts"), optional=True),
     )
     writes = Candidate
     config: GenerateConfig
 
     def __init__(self, config: GenerateConfig, run: Run) -> None:
         super().__init__(config, run)
+        self.reads = (*type(self).reads, *reads_of_routes(run, self.name))
         for expert in run.experts:
             check_sampling(expert, config)
 
@@ -70,7 +70,7 @@ class Generate(ExpertStage):
 
     def expected_rows(self) -> int | None:
         """Candidates: samples of every expert for every question; unknown behind a stage route."""
-        if self.run.recipe.stage("route") is not None:
+        if reads_of_routes(self.run, self.name):
             return None
         protocols = self.config.mcq.protocols
         generated = self.config.mcq.samples if "generative" in protocols else 0
@@ -112,7 +112,7 @@ class Generate(ExpertStage):
 
     @cached_property
     def _routes(self) -> dict[str, Route]:
-        return stored_routes(self.run)
+        return stored_routes(self.run, self.name)
 
 
 def check_sampling(expert: ExpertConfig, config: GenerateConfig) -> None:

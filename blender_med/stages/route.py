@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blender_med.data.pairs import source_text
 from blender_med.errors import BlenderMedError, ConfigError
@@ -18,7 +18,6 @@ from blender_med.store.shards import read_parts
 if TYPE_CHECKING:
     import torch
 
-    from blender_med.fusers.embedding import EmbeddingFuser
 
 _QUESTION_TOKENS = 256  # what all-MiniLM-L6-v2 was trained with; fewer where an encoder has fewer
 
@@ -29,20 +28,24 @@ class RouteStage(Stage):
     """The experts of each question, the one with the highest weight first."""
 
     name = "route"
-    reads = (Reads("prepare", ("id", "question", "context", "options")),)
+    reads: tuple[Reads, ...] = (Reads("prepare", ("id", "question", "context", "options")),)
     writes = Route
     config: RouteConfig
 
     def __init__(self, config: RouteConfig, run: Run) -> None:
         super().__init__(config, run)
-        check_source(config.fuser, "route.fuser")
         check_source(config.question_encoder, "route.question_encoder")
+        if config.fuser is None:
+            self.reads = (*type(self).reads, Reads("train-router", ()))
+        else:
+            check_source(config.fuser, "route.fuser")
 
     def identity(self) -> dict[str, Any]:
-        """Weights of fuser and encoder, wherever they stand."""
+        """Weights of gate and encoder, wherever they stand."""
+        given = self.config.fuser
         return {
             "experts_per_question": self.config.experts_per_question,
-            "fuser": weights_revision(self.config.fuser),
+            "fuser": None if given is None else weights_revision(given),
             "encoder": weights_revision(self.config.question_encoder),
         }
 
@@ -57,25 +60,18 @@ class RouteStage(Stage):
 
     def execute(self, units: Sequence[Unit], advance: Advance) -> Iterator[tuple[Unit, list[Any]]]:
         """Yield the routes of each unit."""
-        fuser = self._fuser()
-        encode = load_question_encoder(self.config.question_encoder)
+        gate = self._gate()
         for unit in units:
             start, stop = (int(number) for number in unit.name.split("-"))
-            yield unit, self._routes(fuser, encode, self.run.questions[start:stop])
+            yield unit, self._routes(gate, self.run.questions[start:stop])
             advance(unit.size)
 
-    def _routes(
-        self, fuser: EmbeddingFuser, encode: QuestionEncoder, questions: Sequence[Question]
-    ) -> list[Route]:
-        import torch
-
+    def _routes(self, gate: Weighing, questions: Sequence[Question]) -> list[Route]:
         started = time.perf_counter()
-        with torch.inference_mode():
-            weights = fuser.route(encode(questions)).weights.double().tolist()
+        weights = gate.weights(questions)
         seconds = (time.perf_counter() - started) / max(1, len(questions))
-        names = fuser.config.experts
         return [
-            self._route(question, dict(zip(names, own, strict=True)), seconds)
+            self._route(question, dict(zip(gate.experts, own, strict=True)), seconds)
             for question, own in zip(questions, weights, strict=True)
         ]
 
@@ -84,19 +80,61 @@ class RouteStage(Stage):
         chosen = tuple(order[: self.config.experts_per_question])
         return Route(question.id, chosen, tuple(weights[name] for name in chosen), seconds)
 
-    def _fuser(self) -> EmbeddingFuser:
-        from blender_med.fusers.embedding import EmbeddingFuser
-
+    def _gate(self) -> Weighing:
+        folder = self.config.fuser or str(self.run.stage_folder("train-router"))
         try:
-            fuser = EmbeddingFuser.from_pretrained(self.config.fuser)
+            gate = load_gate(folder, self.config.question_encoder)
         except BlenderMedError as error:
             raise error.under("route") from error
-        own, known = sorted(fuser.config.experts), sorted(e.name for e in self.run.experts)
+        own, known = sorted(gate.experts), sorted(e.name for e in self.run.experts)
         if own != known:
-            fix = f"name the experts {', '.join(own)}, or another fuser"
+            fix = f"name the experts {', '.join(own)}, or another gate"
             problem = "the gate chooses among other experts than those of the run"
             raise ConfigError(problem, key="experts", value=known, fix=fix)
-        return fuser
+        return gate
+
+
+class Weighing(NamedTuple):
+    """A gate that reads questions.
+
+    Attributes:
+        experts: Their names, [n].
+        weights: Of each question, [questions][n].
+    """
+
+    experts: tuple[str, ...]
+    weights: Callable[[Sequence[Question]], list[list[float]]]
+
+
+def load_gate(source: str, question_encoder: str) -> Weighing:
+    """The gate of an embedding fuser or a router.
+
+    Args:
+        source: Folder, or the Hub id of an embedding fuser.
+        question_encoder: What the gate of an embedding fuser reads; a router knows its own.
+
+    Raises:
+        BlenderMedError: There is no such gate, or its weights are damaged.
+    """
+    from blender_med.fusers.question_gate import QuestionGate, is_question_gate
+
+    if is_question_gate(source):
+        router = QuestionGate.from_pretrained(source)
+        read = load_question_encoder(router.question_encoder)
+        return Weighing(router.experts, lambda q: router.weights(read(q).double().numpy()).tolist())
+    import torch
+
+    from blender_med.fusers.embedding import EmbeddingFuser
+
+    fuser = EmbeddingFuser.from_pretrained(source)
+    encode = load_question_encoder(question_encoder)
+
+    def weights(questions: Sequence[Question]) -> list[list[float]]:
+        with torch.inference_mode():
+            found: list[list[float]] = fuser.route(encode(questions)).weights.double().tolist()
+        return found
+
+    return Weighing(tuple(fuser.config.experts), weights)
 
 
 def load_question_encoder(source: str) -> QuestionEncoder:
@@ -114,9 +152,15 @@ def load_question_encoder(source: str) -> QuestionEncoder:
     return lambda questions: model.vectors([source_text(question) for question in questions])
 
 
-def stored_routes(run: Run) -> dict[str, Route]:
-    """Routes of a run by question; {} without stage route."""
-    if run.recipe.stage("route") is None:
+def reads_of_routes(run: Run, stage: str) -> tuple[Reads, ...]:
+    """What a stage that runs experts reads of a stage route before it; () without one."""
+    is_behind = run.recipe.stands_before("route", stage)
+    return (Reads("route", ("question_id", "experts")),) if is_behind else ()
+
+
+def stored_routes(run: Run, stage: str) -> dict[str, Route]:
+    """Routes of a run by question; {} without stage route before ``stage``."""
+    if not run.recipe.stands_before("route", stage):
         return {}
     return {route.question_id: route for route in read_parts(run.stage_folder("route"), Route)}
 

@@ -12,15 +12,15 @@ from blender_med.errors import ConfigError
 from blender_med.metrics import METRIC_SPECS, METRICS
 from blender_med.records import Answer, FusedAnswer, FusedChoice, Ranking, Route
 from blender_med.registry import suggestion
-from blender_med.stages.gate_config import ROUTED
+from blender_med.stages.gate_config import ROUTE_METHOD, ROUTED
 from blender_med.stages.methods import METHOD_SPECS, METHODS, ORACLE, MethodSettings
 from blender_med.stages.methods.board import Board
 from blender_med.stages.methods.fused import fused_methods
 from blender_med.stages.methods.gated import (
-    ROUTE_METHOD,
     fused_options,
     routed_answers,
     routed_options,
+    routed_ranked,
 )
 from blender_med.stages.methods.ranked import ranker_confidence, top_ranked
 
@@ -140,7 +140,7 @@ def answer_board(
         DataError: A method named here has nothing to learn from, or a metric was not scored.
         ConfigError: A name is not known.
     """
-    others = [*rankings, *fusions, *choices, *([ROUTE_METHOD] if routes else [])]
+    others = [*rankings, *fusions, *choices, *_routed_names(settings, routes)]
     names = _all_names(board, settings, others) if methods is None else methods
     for name in names:
         base, _, argument = name.partition(":")
@@ -149,12 +149,22 @@ def answer_board(
             yield from top_ranked(board, own, ranker_confidence(board, name, own, metric))
         elif name in fusions:
             yield from fused_methods(board, fusions[name], rankings)
-        elif name == ROUTE_METHOD and routes:
-            yield from routed_answers(board, routes)
+        elif base == ROUTE_METHOD and routes:
+            ranked = rankings.get(argument, ())
+            yield from (
+                routed_ranked(board, name, ranked, routes)
+                if argument
+                else routed_answers(board, routes)
+            )
         elif name in choices:
             yield from _gated(board, name, choices[name])
         elif METHODS.check(base, key="methods") and _applies(name, board):
             yield from METHODS.load(base)(board, settings, argument)
+
+
+def _routed_names(settings: MethodSettings, routes: Mapping[str, Route]) -> list[str]:
+    names = [name for name in settings.combining if name.partition(":")[0] == ROUTE_METHOD]
+    return (names or [ROUTE_METHOD]) if routes else []
 
 
 def _gated(board: Board, name: str, choices: Iterable[FusedChoice]) -> Iterator[Answer]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from blender_med.records import Answer, FusedChoice, Route
+from blender_med.rankers.aggregate import max_logits
+from blender_med.records import Answer, FusedChoice, Ranking, Route
+from blender_med.stages.gate_config import ROUTE_METHOD
 from blender_med.stages.methods.board import Board
 from blender_med.stages.methods.likelihood import option_logprobs
 
-ROUTE_METHOD = "routed"
 PROTOCOL = "lm_eval"  # the fusers read a question with its options as that protocol puts it
 
 
@@ -76,6 +78,54 @@ def routed_answers(board: Board, routes: Mapping[str, Route]) -> Iterator[Answer
         if route is not None and row >= 0:
             answer = board.answer(ROUTE_METHOD, index, row, paid=(row,))
             yield _with_savings(board, index, answer, route.seconds, means)
+
+
+def routed_ranked(
+    board: Board, method: str, rankings: Iterable[Ranking], routes: Mapping[str, Route]
+) -> Iterator[Answer]:
+    """The candidate that a ranker puts first among those of the routed experts.
+
+    It pays for these candidates, for the routing, and for its share of the ranking: that of the
+    comparisons among them where pairs were compared, else that of the candidates. Where the
+    logits of the pairs are known, only those among the routed candidates decide (MaxLogits).
+    """
+    places = {question.id: index for index, question in enumerate(board.questions)}
+    means = _mean_costs(board)
+    for ranking in rankings:
+        route, index = routes.get(ranking.question_id), places.get(ranking.question_id)
+        if route is None or index is None or ranking.protocol != board.protocol:
+            continue
+        rows = {board.candidates[row].key: row for row in board.rows(index)}
+        own = [
+            place
+            for place, key in enumerate(ranking.candidates)
+            if board.candidates[rows[key]].expert in route.experts
+        ]
+        if own:
+            paid = [rows[ranking.candidates[place]] for place in own]
+            best = paid[int(np.argmax(_scores_among(ranking, own)))]
+            answer = _with_ranking(board.answer(method, index, best, paid=paid), ranking, len(own))
+            yield _with_savings(board, index, answer, route.seconds, means)
+
+
+def _scores_among(ranking: Ranking, own: Sequence[int]) -> NDArray[np.float64]:
+    """Scores of these candidates of a ranking, as if there were no others."""
+    if ranking.pairwise_logits is None:
+        return np.array(ranking.scores)[list(own)]
+    logits = np.array(ranking.pairwise_logits, dtype=np.float64)[np.ix_(own, own)]
+    return np.asarray(max_logits(logits), dtype=np.float64)
+
+
+def _with_ranking(answer: Answer, ranking: Ranking, own: int) -> Answer:
+    """With what the ranking of ``own`` candidates costs beside the answers."""
+    n = len(ranking.candidates)
+    share = own * (own - 1) / (n * (n - 1)) if ranking.comparisons else own / n
+    return replace(
+        answer,
+        tokens=answer.tokens + round(share * ranking.tokens),
+        seconds=answer.seconds + share * ranking.seconds,
+        comparisons=round(share * ranking.comparisons),
+    )
 
 
 def _with_savings(

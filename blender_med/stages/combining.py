@@ -1,0 +1,46 @@
+"""Methods of a pipeline's own stages, by its recipe."""
+
+from __future__ import annotations
+
+from blender_med.stages.config import FuseConfig, PipelineRecipe, RankConfig
+from blender_med.stages.gate_config import (
+    ROUTE_METHOD,
+    GateStageConfig,
+    RouteConfig,
+    TrainGateConfig,
+)
+from blender_med.training.embedding_config import EmbeddingFuserJob
+
+
+def combining_methods(recipe: PipelineRecipe) -> tuple[str, ...]:
+    """Methods that combine experts: those of the stages rank, fuse, gate and route."""
+    stages = (s for s in recipe.stages if isinstance(s, (RankConfig, FuseConfig)))
+    made = (method for stage in stages for method in stage.methods)
+    return (*made, *_gated(recipe), *routed_methods(recipe))
+
+
+def routed_methods(recipe: PipelineRecipe) -> tuple[str, ...]:
+    """Methods of stage route; () without one.
+
+    Beside the answer of the first expert: what each ranker puts first among the routed experts,
+    where they are several and the rankers have seen others too.
+    """
+    rank, route = recipe.stage("rank"), recipe.stage("route")
+    if not isinstance(route, RouteConfig):
+        return ()
+    is_ahead = recipe.stands_before("route", "generate")
+    if not isinstance(rank, RankConfig) or route.experts_per_question == 1 or is_ahead:
+        return (ROUTE_METHOD,)
+    return (ROUTE_METHOD, *(f"{ROUTE_METHOD}:{method}" for method in rank.methods))
+
+
+def _gated(recipe: PipelineRecipe) -> tuple[str, ...]:
+    """Embedding fusers; one that is trained on a single expert combines nothing."""
+    gate, training = recipe.stage("gate"), recipe.stage("train-gate")
+    if not isinstance(gate, GateStageConfig):
+        return ()
+    jobs: tuple[EmbeddingFuserJob, ...] = ()
+    if isinstance(training, TrainGateConfig):
+        jobs = (*training.fusers, *training.jobs)
+    single = {job.name for job in jobs if job.experts is not None and len(job.experts) == 1}
+    return tuple(m for fuser in gate.fusers if fuser.trained not in single for m in fuser.methods)
