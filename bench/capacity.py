@@ -75,7 +75,7 @@ def measured() -> Machine:
     """The figures of bench/results."""
     generate, ranker, fuser = (read(name) for name in ("generate", "pairranker", "fuser"))
     block = next(value for key, value in ranker.items() if key.startswith("minilm"))
-    candidates = ranker["settings"]["candidates"]
+    candidates = ranker["minilm 128/128"]["settings"]["candidates"]
     questions = block["questions_per_second"]["bfloat16"]
     return Machine(
         peak=block["matrix_products"]["bfloat16"]["peaks"]["square_peak"],

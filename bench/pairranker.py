@@ -239,10 +239,9 @@ def report(name: str, result: Mapping[str, Any]) -> None:
         print(f"  {'met    ' if met else 'NOT MET'} {text}", flush=True)
 
 
-def run(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def run(chosen: argparse.Namespace, folder: Path) -> None:
     most = max(chosen.questions, chosen.deberta_questions)
     rows = [(question.question, texts) for question, texts in islice(groups(chosen.data), most)]
-    results: dict[str, Any] = {}
     for backbone, source in rankers(chosen, folder).items():
         is_trained = backbone == "minilm"
         count = chosen.questions if is_trained else chosen.deberta_questions
@@ -253,9 +252,28 @@ def run(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 source, source_maxlength=length, candidate_maxlength=length
             )
             ranker = with_positions(ranker, 3 * length)
-            results[name] = compared(ranker, rows[:count], chosen, is_trained=is_trained)
-            report(name, results[name])
-    return results
+            result = compared(ranker, rows[:count], chosen, is_trained=is_trained)
+            report(name, result)
+            save(name, {"settings": settings(chosen, source if is_trained else None)} | result)
+
+
+def settings(chosen: argparse.Namespace, ranker: Path | None) -> dict[str, Any]:
+    """What a measurement depends on beside the code."""
+    trained = "substitute" if chosen.ranker is None else chosen.ranker.name
+    return {
+        "slice": chosen.slice, "peer_slices": chosen.peer_slices, "checked": chosen.checked,
+        "ranker": "random" if ranker is None else trained,
+        "candidates": CANDIDATES, "peer": PACKAGES, "peer_batch": PEER_BATCH,
+        "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "machine": platform.machine(),
+    }  # fmt: skip
+
+
+def save(name: str, result: Mapping[str, Any]) -> None:
+    """Put one measurement into the results; the others stay."""
+    known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(known | {name: result}, indent=2) + "\n")
 
 
 def main() -> None:
@@ -272,15 +290,7 @@ def main() -> None:
     parser.add_argument("--backbones", nargs="+", choices=choices, default=choices)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        results = run(chosen, Path(folder))
-    settings = {k: v for k, v in vars(chosen).items() if k not in ("data", "ranker")} | {
-        "ranker": "substitute" if chosen.ranker is None else chosen.ranker.name,
-        "candidates": CANDIDATES, "peer": PACKAGES, "peer_batch": PEER_BATCH,
-        "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "machine": platform.machine(),
-    }  # fmt: skip
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"settings": settings, **results}, indent=2) + "\n")
+        run(chosen, Path(folder))
 
 
 if __name__ == "__main__":
