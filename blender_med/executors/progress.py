@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_BEATS = 2.0
+_LINES_OF_A_RATE = 6
 
 
 class ProgressDisplay:
@@ -99,16 +101,17 @@ def _speed(rate: float) -> str:
 class _LogLines:
     def __init__(self, name: str, total: int, finished: int) -> None:
         self._name, self._total, self._done = name, total, finished
-        self._first_done, self._started = finished, time.monotonic()
-        self._last = self._started
+        # The last lines alone: a resumed training reports its earlier steps at once.
+        self._lines = deque([(time.monotonic(), finished)], maxlen=_LINES_OF_A_RATE)
 
     def advance(self, steps: int) -> None:
         self._done += steps
         now = time.monotonic()
-        if self._done < self._total and now - self._last < _SECONDS_BETWEEN_LINES:
+        if self._done < self._total and now - self._lines[-1][0] < _SECONDS_BETWEEN_LINES:
             return
-        self._last = now
-        rate = (self._done - self._first_done) / max(now - self._started, 1e-9)
+        started, before = self._lines[0]
+        self._lines.append((now, self._done))
+        rate = (self._done - before) / max(now - started, 1e-9)
         left = (self._total - self._done) / rate if rate else 0.0
         remaining = f", {left:.0f} s left" if left else ""
         logger.info(
