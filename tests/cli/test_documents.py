@@ -18,7 +18,7 @@ BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def lines(*starts: str) -> list[str]:
-    """Lines of the shell blocks of all documents that begin with one of ``starts``, joined at \\."""
+    """Lines of the shell blocks of all documents that begin with one of ``starts``, whole."""
     blocks = (block for path in DOCUMENTS for block in BLOCK.findall(path.read_text("utf-8")))
     found = (line.strip() for block in blocks for line in block.replace("\\\n", "").splitlines())
     return sorted({line for line in found if line.startswith(starts)})
