@@ -28,7 +28,12 @@ def best_candidates(
         order: Ranks, lower is better, or scores, higher is better, [n][k].
         top_k: How many; all where there are fewer.
         is_score: Whether ``order`` holds scores.
+
+    Raises:
+        ConfigError: ``top_k`` is below 1.
     """
+    if top_k < 1:
+        raise ConfigError("no candidate to fuse", key="top_k", value=top_k, fix="give at least 1")
     sign = -1 if is_score else 1
     return [
         [group[i] for i in np.argsort(sign * np.asarray(row), kind="stable")[:top_k]]

@@ -1,8 +1,7 @@
 """Training of the pairwise ranker: which pairs of candidates are drawn, and what they cost.
 
-Labels are metric values, higher is better. The losses are those of llm-blender 0.0.2; its paper
-(Jiang, Ren and Lin 2023, section 3.3) trains with ``BCE``, its released models with
-``instructgpt``.
+Labels are metric values, higher is better. The losses are those of llm-blender 0.0.2, whose
+training script takes ``instructgpt``.
 """
 
 from __future__ import annotations

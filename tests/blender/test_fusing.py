@@ -110,3 +110,9 @@ def test_one_quantisation_at_a_time():
     assert quantization(False, False) == {}
     with pytest.raises(ConfigError, match="4 and 8 bits"):
         quantization(True, True)
+
+
+@pytest.mark.parametrize("top_k", [0, -1])
+def test_nothing_to_fuse_is_refused(blender, top_k):
+    with pytest.raises(ConfigError, match=r"no candidate to fuse.*give at least 1"):
+        blender.rank_and_fuse(["q"], [["a", "b"]], top_k=top_k)

@@ -56,6 +56,13 @@ def test_equal_to_single_pairs_whatever_the_batch(request, texts, architecture, 
     assert max(scores) < 0
 
 
+def test_texts_of_100000_words_are_cut(bart):
+    long = " ".join(["fever", "cough"] * 50_000)
+    pair = [long[:1000]], [long[:1000]]
+    scores = bart_score([long], [long], model=bart, max_length=40)
+    assert scores == pytest.approx(plain_scores(bart, *pair), abs=TOLERANCE)
+
+
 def test_bfloat16_is_close(bart, texts):
     sources, targets = texts, list(reversed(texts))
     exact = bart_score(sources, targets, model=bart)

@@ -173,6 +173,13 @@ def test_a_shorter_limit_cuts_texts(roberta, texts):
     assert flat(cut) == pytest.approx(flat(expected), abs=TOLERANCE)
 
 
+def test_a_text_of_100000_words_is_cut(roberta, texts):
+    long = " ".join(["fever", "cough"] * 50_000)
+    scores = bert_score([long], [texts[0]], model=roberta, num_layers=3)
+    expected = plain_scores(roberta, [long[:1000]], [texts[0]], 3)
+    assert flat(scores) == pytest.approx(flat(expected), abs=TOLERANCE)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

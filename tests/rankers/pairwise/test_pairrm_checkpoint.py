@@ -14,6 +14,9 @@ from blender_med.errors import ConfigError, DataError
 from blender_med.rankers.pairranker import PairRanker
 from blender_med.rankers.pairrm_checkpoint import export_pairrm
 
+# The layout of PairRM-hf carries none, and its defaults are more than the tiny backbone reads.
+LENGTHS = {"source_maxlength": 32, "candidate_maxlength": 32}
+
 
 @pytest.fixture
 def saved(make_ranker, tmp_path) -> Path:
@@ -129,12 +132,18 @@ def test_weights_are_float32_unless_asked(saved):
         PairRanker.from_pretrained(saved, dtype="int3")
 
 
-@pytest.mark.parametrize("folder", ["saved", "original"])
+@pytest.fixture
+def hf(saved) -> Path:
+    """The same in the layout of llm-blender/PairRM-hf."""
+    return as_hf(saved)
+
+
+@pytest.mark.parametrize("folder", ["saved", "original", "hf"])
 def test_missing_weights_are_named(folder, request):
     folder = request.getfixturevalue(folder)
     edit_weights(folder, lambda weights: weights.pop("head_layer.1.bias"))
     with pytest.raises(DataError, match=r"lacks 1 weights: head_layer\.1\.bias"):
-        PairRanker.from_pretrained(folder)
+        PairRanker.from_pretrained(folder, **LENGTHS)
 
 
 def test_weights_left_over_are_named(saved):
@@ -150,11 +159,13 @@ def test_a_missing_pooler_is_no_fault(saved, make_ranker):
     torch.testing.assert_close(ranker.head_layer[1].weight, make_ranker().head_layer[1].weight)
 
 
-def test_wrong_shapes_are_named(saved):
-    edit_weights(saved, lambda weights: weights.update({"head_layer.4.weight": torch.zeros(2, 32)}))
+@pytest.mark.parametrize("folder", ["saved", "original", "hf"])
+def test_wrong_shapes_are_named(folder, request):
+    folder, wrong = request.getfixturevalue(folder), {"head_layer.4.weight": torch.zeros(2, 32)}
+    edit_weights(folder, lambda weights: weights.update(wrong))
     expected = r"head_layer\.4\.weight has the shape \[2, 32\], the model's is \[1, 32\]"
     with pytest.raises(DataError, match=expected):
-        PairRanker.from_pretrained(saved)
+        PairRanker.from_pretrained(folder, **LENGTHS)
 
 
 def test_a_backbone_of_another_size_is_an_error(original, backbone):
