@@ -20,6 +20,7 @@ _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 # Strengths of the penalty among which leave-one-out validation chooses.
 _PENALTIES = np.logspace(-3, 3, 13)
 _LEAST_QUESTIONS = 20
+_LEAST_DEVIATION = 1e-6
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class QuestionGate:
         label: Metric that the scores are values of.
         weight: [n, width].
         bias: [n].
-        deviation: Standard deviation of what the gate cannot foresee of a score.
+        deviation: Standard deviation of what the gate does not foresee of a score, by
+            leave-one-out.
     """
 
     experts: tuple[str, ...]
@@ -50,7 +52,14 @@ class QuestionGate:
 
         Args:
             questions: Embeddings, [questions, width].
+
+        Raises:
+            DataError: They have another width.
         """
+        if questions.shape[1] != self.weight.shape[1]:
+            problem = f"the gate reads embeddings of {self.weight.shape[1]} numbers"
+            fix = f"use the encoder that it was trained with, {self.question_encoder}"
+            raise DataError(problem, value=questions.shape[1], fix=fix)
         found: Floats = questions @ self.weight.T + self.bias
         return found
 
@@ -92,7 +101,7 @@ class QuestionGate:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        path = Path(folder)
+        path = Path(folder).expanduser()
         try:
             tree = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
             weights = load_file(path / _WEIGHTS)
@@ -111,10 +120,10 @@ class QuestionGate:
 
 def is_question_gate(folder: str | Path) -> bool:
     """Whether a folder holds a :class:`QuestionGate`, by its configuration."""
-    file = Path(folder) / _CONFIG
-    if not file.is_file():
+    try:
+        tree = json.loads((Path(folder).expanduser() / _CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return False
-    tree = json.loads(file.read_text(encoding="utf-8"))
     return isinstance(tree, dict) and tree.get("model_type") == MODEL_TYPE
 
 
@@ -153,8 +162,8 @@ def fit_question_gate(
     vectors, own = questions[whole].astype(np.float64), scores[whole]
     wanted = own - own.mean(axis=1, keepdims=True)
     fitted = RidgeCV(alphas=_PENALTIES).fit(vectors, wanted)
-    rest = wanted - fitted.predict(vectors)
-    deviation = float(np.sqrt(np.square(rest).mean())) or 1.0
+    # Of predictions for questions left out in turn: on those learned from it would be too small.
+    deviation = max(float(np.sqrt(-fitted.best_score_)), _LEAST_DEVIATION)
     return QuestionGate(
         tuple(experts), question_encoder, label, fitted.coef_, fitted.intercept_, deviation
     )

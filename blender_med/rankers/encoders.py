@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -73,9 +74,14 @@ class PrefixEncoder:
             return []
         missing = -sum(pair.length for pair in pairs) % _CPU_TOKENS
         rows = -len(pairs) % _CPU_ROWS or (_CPU_ROWS if missing else 0)
-        missing += _CPU_TOKENS if missing < rows else 0
-        lengths = [missing - rows + 1, *[1] * (rows - 1)] if rows else []
-        return [Pair([0] * length, [], []) for length in lengths]
+        longest = max(pair.length for pair in pairs)  # which the model has places for
+        while not rows <= missing <= rows * longest:
+            if missing < rows:
+                missing += _CPU_TOKENS
+            else:
+                rows += _CPU_ROWS
+        ends = [missing * (i + 1) // rows for i in range(rows)]
+        return [Pair([0] * (end - start), [], []) for start, end in pairwise([0, *ends])]
 
     @property
     def _device(self) -> torch.device:

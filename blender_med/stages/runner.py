@@ -118,8 +118,9 @@ def run_pipeline(
     stages, done, inputs = stages_of(run), [], dict[str, str]()
     covered = [stage for stage in stages if selection.covers(stage.name, names)]
     is_new = not _is_saved(run)
-    for stage in covered:
-        _check_models(stage)
+    if run.recipe.stage("train-expert") is None:
+        for stage in covered:
+            _check_models(stage)
     save_recipe(run)
     for stage in stages:
         if not selection.covers(stage.name, names):

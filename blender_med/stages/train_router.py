@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from blender_med.errors import BlenderMedError
+from blender_med.errors import BlenderMedError, ConfigError
 from blender_med.experts.revision import weights_revision
 from blender_med.fusers.question_gate import Floats, QuestionGate, fit_question_gate
+from blender_med.metrics import METRIC_SPECS
 from blender_med.rankers.config import check_source
 from blender_med.records import Question, Score
 from blender_med.stages.base import Advance, Reads, Run, Stage, Unit
+from blender_med.stages.config import GenerateConfig
 from blender_med.stages.gate_config import TrainRouterConfig
 from blender_med.stages.route import load_question_encoder
 from blender_med.stages.training import check_scored
@@ -40,6 +42,12 @@ class TrainRouter(Stage):
     def __init__(self, config: TrainRouterConfig, run: Run) -> None:
         super().__init__(config, run)
         check_scored(run, config.label, "train-router.label")
+        generate = run.recipe.stage("generate")
+        several = isinstance(generate, GenerateConfig) and len(generate.mcq.protocols) > 1
+        if METRIC_SPECS[config.label].task == "mcq" and several:
+            problem = "scores of two protocols would be one label"
+            fix = "leave one protocol in 'mcq.protocols' of stage generate"
+            raise ConfigError(problem, key="train-router.label", value=config.label, fix=fix)
         check_source(config.question_encoder, "train-router.question_encoder")
 
     def identity(self) -> dict[str, Any]:

@@ -43,8 +43,9 @@ class AnswerTrainer(JobTrainer, SFTTrainer):
         rows = {name: value for name, value in inputs.items() if name != "labels"}
         outputs = model(**rows, use_cache=False, logits_to_keep=places)
         loss = token_mean(outputs.logits, following[:, places], num_items_in_batch)
-        # Gradients are averaged over the processes, which count the tokens of all.
-        loss = loss * self.accelerator.num_processes
+        if num_items_in_batch is not None:
+            # Gradients are averaged over the processes, whose tokens are counted together.
+            loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
 

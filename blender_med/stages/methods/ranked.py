@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from blender_med.errors import DataError
@@ -88,7 +88,7 @@ def _placed(board: Board, rankings: Iterable[Ranking]) -> Iterator[_Placed]:
 
 def _place(board: Board, index: int, ranking: Ranking) -> _Placed:
     known = {board.candidates[row].key: row for row in board.rows(index)}
-    rows = [_row(known, key, ranking.method) for key in ranking.candidates]
+    rows = [row_of(known, key, ranking.method) for key in ranking.candidates]
     best: dict[str | int, float] = {}
     for row, score in zip(rows, ranking.scores, strict=True):
         answer = int(board.choices[row]) if board.task == "mcq" else board.candidates[row].text
@@ -96,7 +96,12 @@ def _place(board: Board, index: int, ranking: Ranking) -> _Placed:
     return _Placed(ranking, index, rows[ranking.ranks.index(min(ranking.ranks))], [*best.values()])
 
 
-def _row(known: dict[str, int], key: str, method: str) -> int:
+def row_of(known: Mapping[str, int], key: str, method: str) -> int:
+    """Row of a candidate that a ranking names by its key.
+
+    Raises:
+        DataError: The question has no such candidate.
+    """
     if key not in known:
         problem = f"method {method} ranks a candidate that does not exist"
         raise DataError(problem, value=key, fix="run stage rank again after generate")

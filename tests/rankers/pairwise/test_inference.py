@@ -11,7 +11,8 @@ import torch
 
 from blender_med.errors import ConfigError, DataError
 from blender_med.rankers import inference
-from blender_med.rankers.collate import collate
+from blender_med.rankers.collate import Pair, collate
+from blender_med.rankers.encoders import PrefixEncoder
 from blender_med.rankers.pairranker import PairRanker
 
 from .conftest import BACKBONES
@@ -99,6 +100,17 @@ def test_batches_on_a_cpu_have_few_different_sizes(make_ranker):
     hook.remove()
     assert sizes
     assert all(size % 128 == 0 for size in sizes)
+
+
+@pytest.mark.parametrize("lengths", [(5,), (3, 3), (40, 41, 42), (128,), (7,) * 9, (3,) * 50])
+def test_what_fills_a_batch_is_no_longer_than_its_rows(lengths, make_ranker):
+    ranker = make_ranker("roberta")
+    encoder = PrefixEncoder(ranker.pretrained_model, ranker.encoder.opening, torch.float32)
+    pairs = [Pair([0], [0], [0] * (length - 2)) for length in lengths]
+    filling = encoder._filling(pairs)
+    assert sum(row.length for row in [*pairs, *filling]) % 128 == 0
+    assert (len(pairs) + len(filling)) % 8 == 0
+    assert all(0 < row.length <= max(lengths) for row in filling)
 
 
 def test_scores_and_ranks_follow_from_the_logits(make_ranker):
