@@ -2,6 +2,8 @@
 
     python bench/pairranker.py --data ../shared/data/medquad --ranker models/pairranker-minilm
     python bench/pairranker.py --data ../shared/data/medquad --questions 32 --backbones minilm
+    python bench/pairranker.py --data ../shared/data/medquad --backbones deberta \\
+        --deberta-size large --deberta-questions 32 --device cuda
 
 The peer is llm-blender 0.0.2 with transformers 4.46.3 in an environment of its own, which the
 first run installs; it ranks in float32 with its own batches of eight questions and compares all
@@ -9,11 +11,12 @@ pairs. Every MedQuAD question gets eight candidates of 10 to 300 words made of t
 bench/ranker_material.py. Without --ranker a substitute on MiniLM is trained for some minutes on
 other questions, with ROUGE-L to the reference as label. For rows longer than MiniLM's 512 places
 the table of places is repeated, for both sides. The second backbone has the shape of
-DeBERTa-v3-base and random weights: its logits nearly tie, so its agreement says nothing.
+DeBERTa-v3-base or -large and random weights: its logits nearly tie, so its agreement says nothing.
 
 The questions are taken in slices, and on each slice the sides run one after the other in changing
 order, so that a change of the machine's speed meets all of them. The peer takes part in the first
-slices only; ratios are of the times on these. Results go to bench/results/pairranker.json.
+slices only; ratios are of the times on these. Results go to bench/results/pairranker.json, where
+those of other shapes, lengths and devices stay.
 """
 
 from __future__ import annotations
@@ -200,7 +203,7 @@ def compared(
     peer = Peer(SCRIPT, PACKAGES)
     with tempfile.TemporaryDirectory() as folder:
         export_pairrm(ranker, folder)
-        peer.ask(load=folder)
+        peer.ask(load=folder, device=chosen.device)
         sides = {"peer": peers(peer, PEER_BATCH)}
         sides |= {name: ours(ranker, settings) for name, settings in OURS.items()}
         for side in sides.values():  # unmeasured
@@ -211,7 +214,8 @@ def compared(
     result = summary(measured, len(rows))
     result["largest_difference_from_peer"] = difference
     result["padding_share"] = padding_share(ranker, few)
-    result["matrix_products"] = speed_of_products(ranker, measured, rows)
+    if chosen.device == "cpu":
+        result["matrix_products"] = speed_of_products(ranker, measured, rows)
     result["seconds"] = {name: own.seconds for name, own in measured.items()}
     return result | {"requirements": requirements(result, is_trained=is_trained)}
 
@@ -226,7 +230,7 @@ def rankers(chosen: argparse.Namespace, folder: Path) -> dict[str, Path]:
             rows = list(groups(chosen.data))[-TRAINED_ON:]
             found["minilm"] = train_substitute(rows, folder / "substitute")
     if "deberta" in chosen.backbones:
-        found["deberta"] = random_deberta(folder / "deberta")
+        found["deberta"] = random_deberta(folder / "deberta", chosen.deberta_size)
     return found
 
 
@@ -246,12 +250,14 @@ def run(chosen: argparse.Namespace, folder: Path) -> None:
         is_trained = backbone == "minilm"
         count = chosen.questions if is_trained else chosen.deberta_questions
         for length in chosen.lengths:
-            name = f"{backbone} {length}/{length}"
+            shape = backbone if is_trained else f"{backbone}-{chosen.deberta_size}"
+            device = "" if chosen.device == "cpu" else f" on {chosen.device}"
+            name = f"{shape} {length}/{length}{device}"
             print(name, flush=True)
             ranker = PairRanker.from_pretrained(
                 source, source_maxlength=length, candidate_maxlength=length
             )
-            ranker = with_positions(ranker, 3 * length)
+            ranker = with_positions(ranker, 3 * length).to(chosen.device)
             result = compared(ranker, rows[:count], chosen, is_trained=is_trained)
             report(name, result)
             save(name, {"settings": settings(chosen, source if is_trained else None)} | result)
@@ -282,6 +288,8 @@ def main() -> None:
     parser.add_argument("--ranker", type=Path, help="folder of a trained PairRanker on MiniLM")
     parser.add_argument("--questions", type=int, default=96)
     parser.add_argument("--deberta-questions", type=int, default=2)
+    parser.add_argument("--deberta-size", choices=("base", "large"), default="base")
+    parser.add_argument("--device", default="cpu", help="of both sides, such as cuda")
     parser.add_argument("--slice", type=int, default=16, help="questions ranked in one call")
     parser.add_argument("--peer-slices", type=int, default=1, help="slices the peer takes part in")
     parser.add_argument("--checked", type=int, default=8, help="questions of the check of logits")

@@ -15,7 +15,7 @@ def answers(requests: Iterable[Answer]) -> Iterator[Answer]:
     logits: list[Any] = []
     for request in requests:
         if "load" in request:
-            blender = loaded(request["load"], logits)
+            blender = loaded(request["load"], request.get("device", "cpu"), logits)
             yield {"ready": request["load"]}
             continue
         logits.clear()
@@ -28,13 +28,13 @@ def answers(requests: Iterable[Answer]) -> Iterator[Answer]:
         yield {"seconds": seconds, "scores": scores.tolist(), "logits": [*chain(*logits)]}
 
 
-def loaded(folder: str, logits: list[Any]) -> Any:
+def loaded(folder: str, device: str, logits: list[Any]) -> Any:
     """A blender that leaves the pairwise logits of each batch in ``logits``."""
     from llm_blender.blender.blender import Blender
     from llm_blender.blender.config import BlenderConfig
 
-    blender = Blender(BlenderConfig(device="cpu", use_tqdm=False))
-    blender.loadranker(folder, device="cpu")
+    blender = Blender(BlenderConfig(device=device, use_tqdm=False))
+    blender.loadranker(folder, device=device)
     predict = blender.ranker._full_predict
 
     def noted(**batch: Any) -> Any:

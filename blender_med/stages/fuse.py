@@ -146,13 +146,13 @@ class Fuse(DividedStage):
         order = self._orders(ranker)
         origin = Origin(fuser.method, ranker, fuser.asked_expert)
 
-        def fuse(unit: Unit, _: Share) -> list[FusedAnswer]:
+        def fuse(unit: Unit, share: Share) -> list[FusedAnswer]:
             lineups = [
                 line_up(group, _placed(order, group.question.id), fuser.top_k)
                 for group in self._unit_groups(unit, order)
             ]
             started = time.perf_counter()
-            fusions = _fusions(role, loaded, lineups, self._decoding(fuser))
+            fusions = _fusions(role, loaded, lineups, self._decoding(fuser), share)
             return fused_answers(origin, lineups, fusions, time.perf_counter() - started)
 
         with self._loaded(role) as loaded:
@@ -334,10 +334,12 @@ def _placed(order: dict[str, Order] | None, question_id: str) -> Order | None:
 
 
 def _fusions(
-    role: Role, fuser: Fuser, lineups: Sequence[Lineup], decoding: Decoding | None
+    role: Role, fuser: Fuser, lineups: Sequence[Lineup], decoding: Decoding | None, share: Share
 ) -> list[Fusion]:
     try:
-        return fuse_lineups(fuser, lineups, role.fuser.top_k, decoding)
+        return fuse_lineups(
+            fuser, lineups, role.fuser.top_k, decoding, lambda n: share(n / len(lineups))
+        )
     except ConfigError as error:  # prompts that do not fit are only known here
         raise error.under(role.key) from error
 

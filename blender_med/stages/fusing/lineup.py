@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from blender_med.data.fusion import fusion_source
 from blender_med.errors import DataError
-from blender_med.fusers.base import Fuser, Fusion
+from blender_med.fusers.base import Advance, Fuser, Fusion
 from blender_med.fusers.config import Decoding
 from blender_med.records import Candidate, FusedAnswer, Question, Ranking
 from blender_med.stages.groups import Group
@@ -68,9 +68,16 @@ def line_up(group: Group, order: Order | None, top_k: int) -> Lineup:
 
 
 def fuse_lineups(
-    fuser: Fuser, lineups: Sequence[Lineup], top_k: int, decoding: Decoding | None = None
+    fuser: Fuser,
+    lineups: Sequence[Lineup],
+    top_k: int,
+    decoding: Decoding | None = None,
+    advance: Advance | None = None,
 ) -> list[Fusion]:
-    """A fusion for each line-up, in order; the fuser is not asked where nothing is shown."""
+    """A fusion for each line-up, in order; the fuser is not asked where nothing is shown.
+
+    ``advance(n)`` reports n line-ups that the fuser has done.
+    """
     asked = [lineup for lineup in lineups if lineup.shown]
     sources = [fusion_source(lineup.question) for lineup in asked]
     made = iter(
@@ -80,6 +87,7 @@ def fuse_lineups(
             [[candidate.text for candidate in lineup.shown] for lineup in asked],
             top_k=top_k,
             decoding=decoding,
+            advance=advance,
         )
     )
     nothing = Fusion("", "no_candidate_text", 0)
