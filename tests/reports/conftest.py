@@ -152,7 +152,7 @@ def write_study_page(study: Study, folder: Path) -> Path:
     run.preview(study.questions)
     comparison = study.comparison()
     diagnosis = diagnose(comparison, Resampling(100), {})
-    files = write_page(run, comparison, diagnosis, [], [], {"pairranker": study.rankings})
+    files = write_page(run, comparison, diagnosis, [], [], [], {"pairranker": study.rankings})
     return files[0]
 
 
