@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blender_med.errors import DataError
-from blender_med.store.files import write_text
+from blender_med.store.files import atomic_path, write_json
 
 Floats = NDArray[np.float64]
 
@@ -86,10 +86,11 @@ class QuestionGate:
             "deviation": self.deviation,
         }
         path = Path(folder)
-        write_text(path / _CONFIG, json.dumps(tree, indent=2) + "\n")
+        write_json(path / _CONFIG, tree)
         # The library writes the bytes of an array in the order in which they lie in memory.
         whole = {"weight": self.weight, "bias": self.bias}
-        save_file({k: np.ascontiguousarray(v) for k, v in whole.items()}, path / _WEIGHTS)
+        with atomic_path(path / _WEIGHTS) as file:
+            save_file({k: np.ascontiguousarray(v) for k, v in whole.items()}, file)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> QuestionGate:

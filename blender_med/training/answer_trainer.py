@@ -42,15 +42,13 @@ class AnswerTrainer(JobTrainer, SFTTrainer):
         places = (following != IGNORED).any(dim=0).nonzero().squeeze(1)
         rows = {name: value for name, value in inputs.items() if name != "labels"}
         outputs = model(**rows, use_cache=False, logits_to_keep=places)
-        loss = token_mean(outputs.logits, following[:, places], num_items_in_batch)
-        if num_items_in_batch is not None:
-            # Gradients are averaged over the processes, whose tokens are counted together.
-            loss = loss * self.accelerator.num_processes
+        processes = self.accelerator.num_processes
+        loss = token_mean(outputs.logits, following[:, places], num_items_in_batch, processes)
         return (loss, outputs) if return_outputs else loss
 
 
 def token_mean(
-    logits: torch.Tensor, labels: torch.Tensor, tokens: torch.Tensor | None
+    logits: torch.Tensor, labels: torch.Tensor, tokens: torch.Tensor | None, processes: int
 ) -> torch.Tensor:
     """Cross-entropy per token of the answers of a whole step.
 
@@ -59,11 +57,12 @@ def token_mean(
         labels: What they predict, [rows, places]; ``IGNORED`` does not count.
         tokens: Of the answers of all micro-batches of the step and of all processes; None: there
             is this batch alone.
+        processes: Over which gradients are averaged, though ``tokens`` counts those of all.
     """
     total = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
     )
-    return total / ((labels != IGNORED).sum() if tokens is None else tokens)
+    return total / (labels != IGNORED).sum() if tokens is None else total / tokens * processes
 
 
 @contextmanager

@@ -111,10 +111,8 @@ class Seq2SeqFuserTrainer(FuserTrainer, Seq2SeqTrainer):
     ) -> Any:
         """Cross-entropy of the answers' tokens, summed and divided by those of the whole step."""
         outputs, labels = model(**inputs), inputs["labels"]
-        loss = token_mean(outputs.logits, labels, num_items_in_batch)
-        if num_items_in_batch is not None:
-            # Gradients are averaged over the processes, whose tokens are counted together.
-            loss = loss * self.accelerator.num_processes
+        processes = self.accelerator.num_processes
+        loss = token_mean(outputs.logits, labels, num_items_in_batch, processes)
         return (loss, outputs) if return_outputs else loss
 
 
