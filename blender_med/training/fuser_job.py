@@ -51,6 +51,7 @@ class FuserTask(TrainingTask):
     """Trains a fuser by the texts that it writes for dev questions."""
 
     kind = "fuser"
+    gathers = True
 
     def __init__(self, job: FuserJob, examples: TrainingExamples[FusionExample]) -> None:
         metric = f"eval_{job.training.dev_metric}"

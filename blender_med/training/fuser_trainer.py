@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
+from transformers.integrations import unset_hf_deepspeed_config
 from trl import SFTConfig
 
 from blender_med.data.fusion import FusionExample
@@ -23,10 +26,11 @@ from blender_med.training.config import Precision
 from blender_med.training.fuser_batches import FuserBatches, fused_length
 from blender_med.training.fuser_config import FuserJob
 from blender_med.training.fuser_evaluation import text_values, written
-from blender_med.training.fuser_model import FuserModel, writing_copy
-from blender_med.training.processes import gathered, share
-from blender_med.training.trainer import JobTrainer, training_arguments
+from blender_med.training.fuser_model import FuserModel, trained_model, writing_copy
+from blender_med.training.processes import gathered, is_first, share, wait_for_all
+from blender_med.training.trainer import JobTrainer, spreads_weights, training_arguments
 
+WHOLE = "whole"  # folder of gathered weights, beside the checkpoints while texts are written
 _CHARACTERS = 5  # of a token, roughly
 
 
@@ -80,11 +84,29 @@ class FuserTrainer(JobTrainer):
     def measure(self) -> dict[str, float]:
         """Mean of the dev metric; every process writes the texts of its share."""
         settings, own = self._job.training, share(self._dev)
-        fuser = FuserModel(writing_copy(self.model, self._precision), self._formatter)
-        texts = written(fuser, own, self._job.candidates.top_k, settings.decoding)
+        with self._writer() as fuser:
+            texts = written(fuser, own, self._job.candidates.top_k, settings.decoding)
         self.model.train()
         values = gathered(text_values(settings.dev_metric, texts, own))
         return {f"eval_{settings.dev_metric}": fmean(values)}
+
+    @contextmanager
+    def _writer(self) -> Iterator[FuserModel]:
+        """The model as it will write; weights that are spread are gathered through the disk."""
+        if not spreads_weights(self):
+            yield FuserModel(writing_copy(self.model, self._precision), self._formatter)
+            return
+        # Else ZeRO 3 would spread the copy as well. The model is set up, nothing else asks for it.
+        unset_hf_deepspeed_config()
+        folder = Path(self.args.output_dir) / WHOLE
+        self.save_model(str(folder))
+        wait_for_all()
+        whole = trained_model(self._job, folder, self._precision)
+        wait_for_all()
+        if is_first():
+            shutil.rmtree(folder)
+        writer = writing_copy(whole.model, self._precision).to(self.args.device)
+        yield whole._replace(model=writer)
 
 
 def _rows(examples: Sequence[FusionExample]) -> Any:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from blender_med.errors import ConfigError
+from blender_med.errors import ConfigError, StoreError, shorten
 from blender_med.store.files import remove_unfinished
 from blender_med.store.lock import LOCK
 from blender_med.store.manifest import (
@@ -31,6 +33,9 @@ from blender_med.training.processes import from_first, is_first, wait_for_all
 
 Advance = Callable[[int], None]
 Log = Sequence[Mapping[str, Any]]
+
+# How torch.save fails: it raises no OSError.
+_TORCH_WRITER = re.compile("PytorchStreamWriter|inline_container|iostream error")
 
 
 class Task(ABC):
@@ -72,6 +77,9 @@ class Task(ABC):
 class TrainingTask(Task):
     """What one kind of model adds to a training job.
 
+    Class attributes:
+        gathers: Whether its trainer measures weights that are spread over processes.
+
     Args:
         name: Of the job.
         seed: Of the job.
@@ -79,6 +87,8 @@ class TrainingTask(Task):
         metric: Name under which the measurement is logged that chooses the weights.
         examples: What is learned from.
     """
+
+    gathers: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -148,18 +158,44 @@ def bring_up_to_date(
     Raises:
         ConfigError: The folder holds something else, or the backbone is not to be found.
         DataError: The backbone's weights are damaged, or the loss is not finite.
+        StoreError: The disk is full.
     """
     identity, inputs = task.identity(), task.inputs()
     current = fingerprint(task.kind, identity, inputs)
     if not from_first(lambda: _start(task.name, folder, current, force=force)):
         return False
     started = time.perf_counter()
-    task.make(folder, advance)
+    with _writing(folder):
+        task.make(folder, advance)
     if is_first():
         remove_unfinished(folder)
         write_manifest(folder, _manifest(task, folder, current, identity, inputs, started))
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return True
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Say what is wrong where weights or the state of an optimiser cannot be written.
+
+    Raises:
+        StoreError: So it is, such as on a full disk.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise _unwritten(folder, error) from error
+    except RuntimeError as error:
+        if not _TORCH_WRITER.search(str(error)):
+            raise
+        raise _unwritten(folder, error) from error
+
+
+def _unwritten(folder: Path, error: Exception) -> StoreError:
+    fix = "free disk space or write to another output_dir; training goes on at its last checkpoint"
+    return StoreError(f"the model cannot be written: {shorten(str(error))}", file=folder, fix=fix)
 
 
 def _start(name: str, folder: Path, current: str, *, force: bool) -> bool:
@@ -228,7 +264,7 @@ def _fit(task: TrainingTask, folder: Path, advance: Advance) -> None:
 
     set_seed(task.seed)
     trainer = task.trainer(folder, advance)
-    check_launcher(trainer)
+    check_launcher(trainer, gathers=task.gathers)
     trainer.remove_callback(PrinterCallback)
     with quiet():
         trainer.train(resume_from_checkpoint=None if last is None else str(last))

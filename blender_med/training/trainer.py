@@ -112,16 +112,38 @@ class RankerTrainer(JobTrainer):
         return {ACCURACY: dev_accuracy(self.model, self._dev, self._rank_settings)}
 
 
-def check_launcher(trainer: Trainer) -> None:
-    """Check that every process holds all weights, which measuring and saving need.
+def spreads_weights(trainer: Trainer) -> bool:
+    """Whether each process holds only a part of the weights: FSDP, DeepSpeed ZeRO 3."""
+    return trainer.is_fsdp_enabled or _zero_stage(trainer) == 3
+
+
+def _zero_stage(trainer: Trainer) -> int | None:
+    plugin = trainer.accelerator.state.deepspeed_plugin
+    return None if plugin is None else plugin.zero_stage
+
+
+def check_launcher(trainer: Trainer, *, gathers: bool) -> None:
+    """Check that whole weights can be measured and saved, and have FSDP save them whole.
+
+    Args:
+        trainer: As the launcher has set it up.
+        gathers: Whether it measures a copy of weights that are spread over the processes.
 
     Raises:
-        ConfigError: The launcher spreads them over the processes.
+        ConfigError: They are spread, and it does not; or ZeRO 3 is not told to gather them.
     """
-    plugin = trainer.accelerator.state.deepspeed_plugin
-    if trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
+    if not spreads_weights(trainer):
+        return
+    if not gathers:
         fix = "launch with torchrun, or with DeepSpeed ZeRO 1 or 2"
         raise ConfigError("FSDP and ZeRO 3 spread the weights over the processes", fix=fix)
+    state = trainer.accelerator.state
+    if trainer.is_fsdp_enabled:
+        state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+    elif not state.deepspeed_plugin.zero3_save_16bit_model:
+        key = "zero_optimization.stage3_gather_16bit_weights_on_model_save"
+        fix = "set it to true in the DeepSpeed configuration"
+        raise ConfigError("ZeRO 3 would save the weights in pieces", key=key, value=False, fix=fix)
 
 
 def training_arguments(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import resource
 from pathlib import Path
 from statistics import fmean
 
@@ -11,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from blender_med.errors import ConfigError, DataError
+from blender_med.errors import ConfigError, DataError, StoreError
 from blender_med.fusers.genfuser import GenFuser
 from blender_med.metrics.overlap import rouge_l
 from blender_med.store.manifest import read_manifest
@@ -97,6 +98,26 @@ def test_an_interrupted_job_ends_with_the_weights_of_an_undisturbed_one(
     assert [step for step in steps if step] == [2, 1, 1]
     assert _weights(tmp_path / "cut") == _weights(tmp_path / "whole")
     assert _rows(tmp_path / "cut") == _rows(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("limit", [20_000, 300_000])  # weights, optimiser
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_file_that_cannot_be_written_is_told_and_training_goes_on(
+    make_fuser_job, examples, tmp_path, family, limit
+) -> None:
+    job = make_fuser_job(family, {"lora": None}, epochs=1, evaluate_every=0.5, warmup_ratio=0)
+    train_fuser(job, examples, tmp_path / "whole")
+    largest = max(path.stat().st_size for path in (tmp_path / "whole").iterdir())
+    assert 20_000 < largest < 300_000
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises((StoreError, OSError), match=r"too large|cannot be written"):
+            train_fuser(job, examples, tmp_path / "cut")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert train_fuser(job, examples, tmp_path / "cut")
+    assert _weights(tmp_path / "cut") == _weights(tmp_path / "whole")
 
 
 class _Interrupt:
@@ -236,3 +257,22 @@ def test_processes_that_cannot_share_a_step_are_refused(
     assert training.accumulation_steps(2) == 1
     with pytest.raises(ConfigError, match=r"'training\.batch_size'.*3 processes with 4"):
         training.accumulation_steps(3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_adapters_learn_on_quantised_weights(make_fuser_job, examples, tmp_path, bits) -> None:
+    """The loss falls, and the adapters end up in weights of full width."""
+    pytest.importorskip("bitsandbytes")
+    lora = {"r": 8, "dropout": 0.0, "target_modules": "all-linear"}
+    job = make_fuser_job("llama", {"lora": lora, "quantization": bits}, epochs=8)
+    assert train_fuser(job, examples, tmp_path)
+    losses = [float(row["loss"]) for row in _rows(tmp_path) if row["loss"]]
+    assert losses[-1] < losses[0]
+    trained = load_file(tmp_path / "model.safetensors")
+    assert {str(weights.dtype) for weights in trained.values()} <= {
+        "torch.float32",
+        "torch.bfloat16",
+    }
+    assert "quantization_config" not in (tmp_path / "config.json").read_text()
+    assert GenFuser.from_pretrained(tmp_path).fuse(["Which?"], [""], [["sure : a b"]])
