@@ -66,9 +66,14 @@ class WritingFuser(AppliedFuser):
     max_length: int | None = Field(None, ge=8)
     candidate_maxlength: int | None = Field(None, ge=1)
 
+    @property
+    def asks_engine(self) -> bool:
+        """Whether an engine of experts writes the texts; it samples, without beams."""
+        return self.asked_expert is not None
+
     @model_validator(mode="after")
     def _no_beams_of_experts(self) -> WritingFuser:
-        if self.asked_expert is None:
+        if not self.asks_engine:
             return self
         neutral, own = Decoding(), self.decoding
         for name in ("length_penalty", "no_repeat_ngram_size"):
@@ -80,7 +85,7 @@ class WritingFuser(AppliedFuser):
 
 
 def _unknown_to_experts(name: str) -> InvalidValueError:
-    fix = "leave it out, or name the model itself under 'model'"
+    fix = "leave it out, or name the model itself under 'model', with 'engine: transformers'"
     return InvalidValueError(f"the engines of experts do not know '{name}'", fix=fix)
 
 
@@ -89,8 +94,9 @@ class AppliedGenFuser(WritingFuser):
 
     Exactly one source: ``model`` (a local folder, a Hub id or ``package:NAME``; ``revision``
     fixes a Hub id), ``trained`` (a fuser of this run's stage train-fuser) or ``expert`` (an
-    expert of this run, asked through its own engine). ``dtype``, ``device`` and ``batch_tokens``
-    are for the first two.
+    expert of this run, asked through its own engine). ``engine`` and ``dtype`` are for the first
+    two: ``vllm`` serves decoder-only models, faster and without beams. ``device`` and
+    ``batch_tokens`` are for the engine ``transformers``.
     """
 
     type: Literal["genfuser"] = "genfuser"
@@ -98,6 +104,7 @@ class AppliedGenFuser(WritingFuser):
     revision: str | None = None
     trained: str | None = None
     expert: str | None = None
+    engine: Literal["transformers", "vllm"] = "transformers"
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: str | None = speed_only(None)
     batch_tokens: int | None = speed_only(None, ge=1)
@@ -112,10 +119,19 @@ class AppliedGenFuser(WritingFuser):
         """See :class:`AppliedFuser`."""
         return self.expert
 
+    @property
+    def asks_engine(self) -> bool:
+        """See :class:`WritingFuser`."""
+        return self.expert is not None or self.engine == "vllm"
+
     @model_validator(mode="after")
     def _one_source(self) -> AppliedGenFuser:
         if [self.model, self.trained, self.expert].count(None) != 2:
             raise ValueError("give exactly one of 'model', 'trained' and 'expert'")
+        if self.expert is not None and self.engine != "transformers":
+            raise ValueError("the recipe of the 'expert' names its engine: leave 'engine' out")
+        if self.engine == "vllm" and (self.device, self.batch_tokens) != (None, None):
+            raise ValueError("'device' and 'batch_tokens' are for 'engine: transformers'")
         return self
 
 

@@ -49,7 +49,7 @@ class TransformersEngine:
     ) -> None:
         self.model = model
         self._tokenizer = formatter.tokenizer
-        self._stop_ids = _stop_ids(model.generation_config.eos_token_id, formatter)
+        self._stop_ids = stop_ids(model.generation_config.eos_token_id, formatter)
         self._batch_tokens = batch_tokens
         self._encoder_decoder = bool(model.config.is_encoder_decoder)
 
@@ -169,7 +169,8 @@ def decoding_settings(
     )
 
 
-def _stop_ids(own: int | list[int] | None, formatter: PromptFormatter) -> list[int]:
+def stop_ids(own: int | list[int] | None, formatter: PromptFormatter) -> list[int]:
+    """Tokens that end a text: the model's own, its tokenizer's, and the end of a turn."""
     ends = own if isinstance(own, list) else [own]
     known = [*ends, formatter.tokenizer.eos_token_id, *formatter.closing_ids[:1]]
     return sorted({token for token in known if token is not None})

@@ -69,7 +69,7 @@ class GenFuser:
             path, dtype=dtype, device=device, revision=revision, settings=settings
         )
         lengths = {"max_length": max_length, "candidate_maxlength": candidate_maxlength}
-        formatter = formatter_of(model, tokenizer, lengths)
+        formatter = formatter_of(model.config, tokenizer, lengths)
         engine = TransformersEngine(model, formatter, batch_tokens or BATCH_TOKENS)
         return cls(formatter, engine)
 
@@ -155,7 +155,11 @@ class GenFuser:
         self.formatter.tokenizer.push_to_hub(repo_id, **settings)
 
     def _model(self) -> Any:
-        """The model, with the lengths of the prompts in its configuration."""
+        """The model, with the lengths of the prompts in its configuration.
+
+        And with every token that ends its texts, for engines that know of no formatter.
+        """
+        from blender_med.fusers.generation import stop_ids
         from blender_med.fusers.loading import CONFIG_KEY
 
         model = getattr(self.engine, "model", None)
@@ -168,6 +172,9 @@ class GenFuser:
             "candidate_maxlength": self.formatter.candidate_maxlength,
         }
         setattr(model.config, CONFIG_KEY, lengths)
+        model.generation_config.eos_token_id = stop_ids(
+            model.generation_config.eos_token_id, self.formatter
+        )
         return model
 
 

@@ -59,25 +59,35 @@ def check_tokenizer(model: Any, tokenizer: Any, path: str | Path) -> None:
     """Check that the model can read what the tokenizer writes.
 
     Raises:
-        ConfigError: The tokenizer has no words, more tokens than the model, no end token, or
-            ends a text with another token than an encoder-decoder.
+        ConfigError: As :func:`check_tokenizer_of`; or the tokenizer has more tokens than the
+            model, or the model does not say how its decoder starts.
+    """
+    check_tokenizer_of(model.config, tokenizer, path)
+    check_vocabulary(model, tokenizer, path)
+    if model.config.is_encoder_decoder and model.generation_config.decoder_start_token_id is None:
+        fix = "set decoder_start_token_id in its generation_config.json (0 for T5, 2 for BART)"
+        problem = "the model does not say how its decoder starts"
+        raise ConfigError(problem, key="decoder_start_token_id", value=None, fix=fix)
+
+
+def check_tokenizer_of(config: Any, tokenizer: Any, path: str | Path) -> None:
+    """The part of :func:`check_tokenizer` that needs no weights.
+
+    Raises:
+        ConfigError: The tokenizer has no words or no end token, or ends a text with another token
+            than an encoder-decoder.
     """
     vocabulary = tokenizer.get_vocab()
     # Without files transformers makes a T5 tokenizer that knows the blank and nothing else.
     if len(vocabulary) <= len(tokenizer.all_special_tokens) + 1:
         raise _mismatch("the tokenizer has no words", path)
-    check_vocabulary(model, tokenizer, path)
     end = tokenizer.eos_token_id
     if end is None:
         raise _mismatch("the tokenizer has no end-of-sequence token", path)
-    own = model.config.eos_token_id
+    own = config.eos_token_id
     ends = own if isinstance(own, list) else [own]
-    if model.config.is_encoder_decoder and end not in ends:
+    if config.is_encoder_decoder and end not in ends:
         raise _mismatch(f"the tokenizer ends a text with token {end}, the model with {own}", path)
-    if model.config.is_encoder_decoder and model.generation_config.decoder_start_token_id is None:
-        fix = "set decoder_start_token_id in its generation_config.json (0 for T5, 2 for BART)"
-        problem = "the model does not say how its decoder starts"
-        raise ConfigError(problem, key="decoder_start_token_id", value=None, fix=fix)
 
 
 def _mismatch(problem: str, path: str | Path) -> ConfigError:
@@ -85,11 +95,11 @@ def _mismatch(problem: str, path: str | Path) -> ConfigError:
     return ConfigError(problem, key="tokenizer", value=str(path), fix=fix)
 
 
-def formatter_of(model: Any, tokenizer: Any, lengths: Mapping[str, int | None]) -> PromptFormatter:
-    """The prompt that the model was trained on.
+def formatter_of(config: Any, tokenizer: Any, lengths: Mapping[str, int | None]) -> PromptFormatter:
+    """The prompt that a model was trained on.
 
     Args:
-        model: With its configuration, which may hold the lengths it was trained with.
+        config: Of the model; it may hold the lengths that it was trained with.
         tokenizer: Its tokenizer.
         lengths: ``max_length`` and ``candidate_maxlength``; None takes the model's own, and
             where it has none those of LLM-Blender, 1024 and 128.
@@ -97,12 +107,12 @@ def formatter_of(model: Any, tokenizer: Any, lengths: Mapping[str, int | None]) 
     Raises:
         ConfigError: ``max_length`` exceeds the positions of the model.
     """
-    own = dict(getattr(model.config, CONFIG_KEY, None) or {})
+    own = dict(getattr(config, CONFIG_KEY, None) or {})
     chosen = own | {name: value for name, value in lengths.items() if value is not None}
-    encoder_decoder = model.config.is_encoder_decoder
+    encoder_decoder = config.is_encoder_decoder
     layout = Seq2SeqLayout(tokenizer.eos_token) if encoder_decoder else ChatLayout(tokenizer)
     formatter = PromptFormatter(tokenizer, layout, **chosen)
-    positions = getattr(model.config, "max_position_embeddings", None)
+    positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and formatter.max_length > positions:
         problem = f"the model has {positions} positions"
         fix = f"set max_length to at most {positions}"

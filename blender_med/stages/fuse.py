@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from blender_med.errors import BlenderMedError, ConfigError
@@ -188,6 +189,8 @@ class Fuse(DividedStage):
         opened: AbstractContextManager[Fuser] = nullcontext(Concatenation())
         if isinstance(fuser, WritingFuser) and fuser.asked_expert is not None:
             opened = self._expert_fuser(fuser, role.key)
+        elif isinstance(fuser, AppliedGenFuser) and fuser.engine == "vllm":
+            opened = self._served_fuser(fuser, role.key)
         elif isinstance(fuser, AppliedGenFuser):
             opened = nullcontext(self._genfuser(fuser, role.key))
         with opened as loaded:
@@ -198,13 +201,11 @@ class Fuse(DividedStage):
         from blender_med.fusers.baselines import TwoRounds
         from blender_med.fusers.genfuser import GenFuser
 
-        generate = self.run.recipe.stage("generate")
-        cache = generate.cache if isinstance(generate, GenerateConfig) else True
         config = self._experts[str(fuser.asked_expert)]
         is_aggregate = isinstance(fuser, AppliedAggregate)
         wording = aggregator_turns if is_aggregate else fusion_turns
         formatter = expert_formatter(config, fuser, wording, key)
-        with asked_expert(config, cache=cache, verbose=self.run.verbose) as expert:
+        with asked_expert(config, cache=self._cache, verbose=self.run.verbose) as expert:
             written = GenFuser(formatter, ExpertEngine(expert))
             two = isinstance(fuser, AppliedAggregate) and fuser.rounds == 2
             yield TwoRounds(written) if two else written
@@ -212,10 +213,9 @@ class Fuse(DividedStage):
     def _genfuser(self, fuser: AppliedGenFuser, key: str) -> Fuser:
         from blender_med.fusers.genfuser import GenFuser
 
-        trained = fuser.trained and self.run.stage_folder("train-fuser") / fuser.trained
         try:
             return GenFuser.from_pretrained(
-                trained or str(fuser.model),
+                self._source(fuser),
                 dtype=fuser.dtype,
                 device=fuser.device,
                 max_length=fuser.max_length,
@@ -225,6 +225,31 @@ class Fuse(DividedStage):
             )
         except BlenderMedError as error:
             raise error.under(key) from error
+
+    @contextmanager
+    def _served_fuser(self, fuser: AppliedGenFuser, key: str) -> Iterator[Fuser]:
+        from blender_med.stages.fusing.served import served_genfuser
+
+        with ExitStack() as stack:
+            served = served_genfuser(
+                fuser, self._source(fuser), cache=self._cache, verbose=self.run.verbose
+            )
+            try:
+                loaded = stack.enter_context(served)
+            except BlenderMedError as error:
+                raise error.under(key) from error
+            yield loaded
+
+    def _source(self, fuser: AppliedGenFuser) -> str | Path:
+        """Where the weights of a fuser are that no expert is."""
+        if fuser.trained is not None:
+            return self.run.stage_folder("train-fuser") / fuser.trained
+        return str(fuser.model)
+
+    @property
+    def _cache(self) -> bool:
+        generate = self.run.recipe.stage("generate")
+        return generate.cache if isinstance(generate, GenerateConfig) else True
 
     def _decoding(self, fuser: ToApply) -> Decoding | None:
         """Decoding of a fuser, with the run's seed added to its own."""

@@ -84,7 +84,7 @@ def _loaded(
         "candidate_maxlength": job.fuser.candidate_maxlength,
     }
     setattr(model.config, CONFIG_KEY, lengths)
-    return FuserModel(model, formatter_of(model, tokenizer, lengths))
+    return FuserModel(model, formatter_of(model.config, tokenizer, lengths))
 
 
 def writing_copy(model: Any, precision: Precision) -> Any:

@@ -140,6 +140,33 @@ def test_rank_orders_given_answers(cli, jsonl) -> None:
         assert row["best_candidate"] == row["candidates"][expected.ranks.index(1)]
 
 
+def test_a_trained_ranker_and_a_trained_fuser_are_named_by_their_folders(
+    cli, jsonl, tmp_path, tiny_encoder, tiny_fuser
+) -> None:
+    from blender_med.fusers.genfuser import GenFuser
+    from blender_med.rankers.simcls import SimCLS
+
+    ranker = SimCLS.from_backbone(tiny_encoder, source_maxlength=16, candidate_maxlength=16)
+    ranker.save_pretrained(tmp_path / "ranker")
+    GenFuser.from_pretrained(tiny_fuser, candidate_maxlength=32).save_pretrained(tmp_path / "fuser")
+    trained = ["--ranker", tmp_path / "ranker", "--fuser", tmp_path / "fuser"]
+    code, out, err = cli("fuse", jsonl, *trained, "--max-new-tokens", 4, "--guard", "-q")
+    assert code == 0, err
+    questions, groups = ([row[key] for row in ROWS] for key in ("question", "candidates"))
+    rankings = SimCLS.from_pretrained(tmp_path / "ranker").rank(questions, groups)
+    for row, ranking in zip(_lines(out), rankings, strict=True):
+        assert row["candidate_scores"] == pytest.approx(list(ranking.scores), abs=1e-5)
+    ordered = [
+        [text for _, text in sorted(zip(ranking.ranks, group, strict=True))]
+        for group, ranking in zip(groups, rankings, strict=True)
+    ]
+    fuser = GenFuser.from_pretrained(tmp_path / "fuser")
+    texts = fuser.fuse(questions, ["", ""], ordered, max_new_tokens=4)
+    for row, text, group in zip(_lines(out), texts, ordered, strict=True):
+        kept = {"fused": text.strip(), "candidate": group[0]}
+        assert row["fused_answer"].strip() == kept[row["guard_kept"]].strip()
+
+
 def test_fuse_takes_several_columns(cli, tmp_path, experts) -> None:
     path = tmp_path / "two.csv"
     path.write_text("q,a,b\nWhat is gout?,=An illness.,Arthritis.\n")
