@@ -99,7 +99,8 @@ class FusingBlender(RankingBlender):
             generate_kwargs: ``candidate_max_length`` (tokens of a candidate, for this call),
                 ``max_new_tokens`` (by default as many as a candidate may have), ``num_beams`` (4),
                 ``length_penalty``, ``repetition_penalty``, ``no_repeat_ngram_size``; with
-                ``do_sample=True`` also ``temperature``, ``top_p``, ``top_k``, and ``seed``.
+                ``do_sample=True`` also ``temperature``, ``top_p``, ``top_k``, and ``seed``, and
+                no beams. Other arguments of ``generate`` are errors.
 
         Returns:
             Answers, [n]; the first candidate where the fuser writes nothing.
@@ -111,10 +112,12 @@ class FusingBlender(RankingBlender):
         from tqdm.auto import tqdm
 
         from blender_med.blender.fusing_arguments import decoding_of, for_one_call
+        from blender_med.fusers.base import check_fusion_input
 
         check_batch_size(batch_size)
         check_texts("inputs", inputs)
         asked = [""] * len(inputs) if instructions is None else instructions
+        check_fusion_input(asked, inputs, candidates)
         length = generate_kwargs.pop("candidate_max_length", None)
         fuser = for_one_call(self.fuser, length, batch_size)
         decoding = decoding_of(generate_kwargs, fuser.formatter.candidate_maxlength)

@@ -55,6 +55,10 @@ def decoding_of(generate_kwargs: Mapping[str, Any], default_tokens: int) -> Deco
         ConfigError: An argument is unknown, or one of sampling stands without ``do_sample``.
     """
     given = {"max_new_tokens": default_tokens, **generate_kwargs}
+    if given.pop("num_return_sequences", 1) != 1:
+        fix = "leave it out; with do_sample=True call again with another seed"
+        raise ConfigError("one answer is written for each input", key="num_return_sequences",
+                          value=generate_kwargs["num_return_sequences"], fix=fix)  # fmt: skip
     if given.pop("do_sample", False):
         given = {"temperature": 1.0, "top_k": _TOP_K_OF_GENERATE, **given}
         given["sample_top_k"] = given.pop("top_k")
@@ -74,14 +78,18 @@ def for_one_call(fuser: Any, candidate_maxlength: int | None, batch_size: int) -
         fuser: As it was loaded.
         candidate_maxlength: Most tokens of a candidate; None: the fuser's own.
         batch_size: Prompts of full length in a batch.
-    """
-    from blender_med.fusers.generation import TransformersEngine
 
+    Raises:
+        ConfigError: ``candidate_maxlength`` is below 1.
+    """
     own = fuser.formatter
+    if candidate_maxlength is not None and candidate_maxlength < 1:
+        fix = "give at least 1"
+        raise ConfigError("no room for a candidate", key="candidate_max_length",
+                          value=candidate_maxlength, fix=fix)  # fmt: skip
     length = candidate_maxlength or own.candidate_maxlength
     formatter = PromptFormatter(own.tokenizer, own.layout, own.max_length, length)
-    engine = TransformersEngine(fuser.engine.model, formatter, batch_size * own.max_length)
-    return GenFuser(formatter, engine)
+    return GenFuser(formatter, fuser.engine.limited(formatter, batch_size * own.max_length))
 
 
 def quantization(load_in_4bit: bool, load_in_8bit: bool) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +29,13 @@ Guard = Annotated[bool, typer.Option("--guard", help="Keep what the ranker prefe
 TopK = Annotated[int, typer.Option(help="Candidates that are fused.")]
 MaxNewTokens = Annotated[int, typer.Option(help="Longest answer of expert or fuser, in tokens.")]
 _RANKER = "bm25, embedding, or a trained ranker: folder or Hub id."
-_FUSER = "expert:NAME, aggregate:NAME, concatenation, or a trained fuser: folder or Hub id."
+_FUSER = (
+    "expert:NAME, aggregate:NAME, concatenation, or a trained fuser: folder or Hub id, behind "
+    "vllm: where vLLM is to serve it."
+)
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Read models that come without safetensors.")
+]
 
 
 def blend(
@@ -46,6 +53,7 @@ def blend(
     max_new_tokens: MaxNewTokens = 192,
     guard: Guard = False,
     seed: int = 0,
+    allow_pickle: AllowPickle = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -54,10 +62,11 @@ def blend(
 
     names = _listed(experts)
     sampling = {"temperature": 0.7, "top_k": 50, "max_tokens": max_new_tokens}
-    tree = fuser_tree(fuser or f"expert:{names[0]}") | {"top_k": top_k}
+    trusted = _trusted(allow_pickle)
+    tree = trusted(fuser_tree(fuser or f"expert:{names[0]}")) | {"top_k": top_k}
     stages: list[dict[str, Any]] = [
         {"type": "generate", "long": {"samples": samples, "sampling": sampling}},
-        {"type": "rank", "rankers": [ranker_tree(ranker)]},
+        {"type": "rank", "rankers": [trusted(ranker_tree(ranker))]},
         {"type": "fuse", "fusers": [_fuser(tree, max_new_tokens, guard=guard)]},
     ]
     _run(file, output, stages, names, (question, context), None, seed, quiet, verbose)
@@ -70,13 +79,14 @@ def rank(
     question: Question = "question",
     context: Context = "context",
     candidates: Candidates = "candidates",
+    allow_pickle: AllowPickle = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Rank the given answers of each question of a file."""
     from blender_med.stages.blending import ranker_tree
 
-    stages = [{"type": "rank", "rankers": [ranker_tree(ranker)]}]
+    stages = [{"type": "rank", "rankers": [_trusted(allow_pickle)(ranker_tree(ranker))]}]
     _run(file, output, stages, [], (question, context), candidates, 0, quiet, verbose)
 
 
@@ -84,7 +94,8 @@ def fuse(
     file: File,
     fuser: Annotated[str, typer.Option(help=_FUSER)],
     ranker: Annotated[
-        str | None, typer.Option(help=f"{_RANKER} Default: the answers stand best first.")
+        str | None,
+        typer.Option(help=f"{_RANKER} Default: the column candidate_ranks, else best first."),
     ] = None,
     output: Output = "-",
     question: Question = "question",
@@ -94,6 +105,7 @@ def fuse(
     max_new_tokens: MaxNewTokens = 128,
     guard: Guard = False,
     seed: int = 0,
+    allow_pickle: AllowPickle = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -103,12 +115,19 @@ def fuse(
 
     if guard and ranker is None:
         raise ConfigError("a guard needs a ranker", key="--guard", fix="name one with --ranker")
-    tree = _fuser(fuser_tree(fuser) | {"top_k": top_k}, max_new_tokens, guard=guard)
+    trusted = _trusted(allow_pickle)
+    tree = _fuser(trusted(fuser_tree(fuser)) | {"top_k": top_k}, max_new_tokens, guard=guard)
     stages: list[dict[str, Any]] = [{"type": "fuse", "fusers": [tree]}]
     if ranker:
-        stages.insert(0, {"type": "rank", "rankers": [ranker_tree(ranker)]})
+        stages.insert(0, {"type": "rank", "rankers": [trusted(ranker_tree(ranker))]})
     names = [tree["expert"]] if "expert" in tree else []
     _run(file, output, stages, names, (question, context), candidates, seed, quiet, verbose)
+
+
+def _trusted(allow_pickle: bool) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Adds the switch to recipes that name a model."""
+    switch = {"allow_pickle": True} if allow_pickle else {}
+    return lambda tree: tree | (switch if "model" in tree else {})
 
 
 def _fuser(tree: dict[str, Any], max_new_tokens: int, *, guard: bool) -> dict[str, Any]:
@@ -129,6 +148,7 @@ def _run(
     verbose: bool,
 ) -> None:
     from blender_med.cli.console import set_up_logging, stderr
+    from blender_med.data.user_file import RANKS
     from blender_med.executors.local import LocalExecutor
     from blender_med.executors.progress import ProgressDisplay
     from blender_med.stages.blending import blend_rows, open_blend, temporary_folder
@@ -136,7 +156,8 @@ def _run(
     set_up_logging(quiet=quiet, verbose=verbose)
     opened = _opened(file)
     questions = opened.questions(*columns)
-    given = None if candidates is None else opened.candidates(_listed(candidates))
+    ranks = None if any(stage["type"] == "rank" for stage in stages) else RANKS
+    given = None if candidates is None else opened.candidates(_listed(candidates), ranks)
     executor = LocalExecutor(ProgressDisplay(stderr, quiet=quiet))
     with temporary_folder() as folder:
         run = open_blend(stages, experts, Path(folder), seed=seed, verbose=verbose)

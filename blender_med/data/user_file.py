@@ -11,11 +11,13 @@ from typing import Any, Literal
 from blender_med.data import fields
 from blender_med.data.files import RowError
 from blender_med.data.rows import Parsed, parse_csv, parse_json
+from blender_med.data.text import storable
 from blender_med.errors import DataError
 from blender_med.records import Candidate, Question
 from blender_med.registry import suggestion
 
 Format = Literal["csv", "jsonl"]
+RANKS = "candidate_ranks"  # column of the ranks that `blender-med rank` writes
 FORMATS: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl"}
 
 
@@ -63,20 +65,23 @@ class UserFile:
             for number in range(len(self.rows))
         ]
 
-    def candidates(self, columns: Sequence[str]) -> list[Candidate]:
+    def candidates(self, columns: Sequence[str], ranks: str | None = None) -> list[Candidate]:
         """The given answers of each row, in their order.
 
         Args:
             columns: One column that holds a list of texts (in CSV as JSON), or several that hold a
                 text each.
+            ranks: Column with a list of the texts' ranks, 1 the best, by which they are ordered;
+                where the file has no such column they keep their order.
 
         Raises:
             DataError: There is no such column, or a row has no list of texts.
         """
         self.check_columns(columns)
+        known = ranks if ranks in self.columns else None
         found: list[Candidate] = []
         for number in range(len(self.rows)):
-            texts = self._cell(number, lambda row: _texts(row, columns))
+            texts = self._cell(number, lambda row: _ordered(row, columns, known))
             found += [
                 Candidate(f"row-{number:07d}", name, sample, text) for name, sample, text in texts
             ]
@@ -111,21 +116,51 @@ def _texts(row: Mapping[str, Any], columns: Sequence[str]) -> Iterator[tuple[str
     if len(columns) > 1:
         return iter([(name, 0, _text(row.get(name), name)) for name in columns])
     [name] = columns
-    listed = row.get(name)
-    if isinstance(listed, str):
-        try:
-            listed = json.loads(listed)
-        except (ValueError, RecursionError) as error:
-            raise RowError(f"'{name}' is text that is no JSON list") from error
+    listed = _listed(row, name)
     if not isinstance(listed, list) or not listed:
         raise RowError(f"'{name}' is no list with at least one text")
     return iter([(name, place, _text(text, name)) for place, text in enumerate(listed)])
 
 
+def _listed(row: Mapping[str, Any], name: str) -> Any:
+    """A cell; as text it is JSON."""
+    cell = row.get(name)
+    if not isinstance(cell, str):
+        return cell
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError) as error:
+        raise RowError(f"'{name}' is text that is no JSON list") from error
+
+
+def _ordered(
+    row: Mapping[str, Any], columns: Sequence[str], ranks: str | None
+) -> list[tuple[str, int, str]]:
+    """What `_texts` gives; by rank, equal ones in their order, they all count to one column."""
+    texts = list(_texts(row, columns))
+    if ranks is None:
+        return texts
+    own = _ranks(row, ranks, len(texts))
+    places = sorted(range(len(texts)), key=own.__getitem__)
+    return [(columns[0], new, texts[old][2]) for new, old in enumerate(places)]
+
+
+def _ranks(row: Mapping[str, Any], name: str, count: int) -> list[int]:
+    """Ranks of the texts of a row."""
+    ranks = _listed(row, name)
+    if (
+        not isinstance(ranks, list)
+        or len(ranks) != count
+        or not all(type(rank) is int and rank > 0 for rank in ranks)
+    ):
+        raise RowError(f"'{name}' is no list of a rank, 1 or more, for each of {count} texts")
+    return ranks
+
+
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise RowError(f"'{name}' holds {type(value).__name__} where a text belongs")
-    return value
+    return storable(value)
 
 
 def read_user_file(data: bytes, name: str) -> UserFile:

@@ -28,6 +28,8 @@ class Prompt:
         fits: False when not even question and options fit; the engine is not asked then.
         add_special_tokens: Whether the tokenizer puts its own marks (BOS) around the text; a
             chat template has written them already.
+        stop_token_ids: Tokens that end the answer beside those that the model names; a server
+            is not told of them.
     """
 
     text: str
@@ -35,6 +37,7 @@ class Prompt:
     truncated_tokens: int = 0
     fits: bool = True
     add_special_tokens: bool = True
+    stop_token_ids: tuple[int, ...] = ()
 
     @property
     def sha256(self) -> str:

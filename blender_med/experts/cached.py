@@ -111,8 +111,9 @@ class CachedExpert:
 
 
 def _read_as(prompt: Prompt) -> list[object]:
-    """What decides the token ids that the model reads."""
-    return [prompt.text, prompt.add_special_tokens]
+    """What decides the token ids that the model reads, and where it stops."""
+    stops = [list(prompt.stop_token_ids)] if prompt.stop_token_ids else []
+    return [prompt.text, prompt.add_special_tokens, *stops]
 
 
 def _completion_tokens(completions: list[dict[str, Any]]) -> int:

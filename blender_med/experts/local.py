@@ -183,7 +183,9 @@ class LocalExpert:
         if not prompts:
             return []
         requests = [
-            GenerateRequest(self._renderer.encode(prompt), seed, self.config.lora)
+            GenerateRequest(
+                self._renderer.encode(prompt), seed, self.config.lora, prompt.stop_token_ids
+            )
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         rows = self._engine.call(self.config.name, "generate", requests, sampling, n)

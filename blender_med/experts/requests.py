@@ -42,11 +42,15 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """One prompt as token ids; sample k is drawn with ``seed + k``. ``lora``: None is the base."""
+    """One prompt as token ids; sample k is drawn with ``seed + k``. ``lora``: None is the base.
+
+    ``stop_token_ids`` end an answer beside those that the model names.
+    """
 
     token_ids: list[int]
     seed: int
     lora: str | None = None
+    stop_token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -64,10 +65,7 @@ class TransformersEngine:
         """Completions, [n_requests][n]; every sample has a random generator of its own."""
         rows: list[list[Completion]] = [[] for _ in requests]
         samples = [(i, k) for i in range(len(requests)) for k in range(n)]
-        drawn = [
-            GenerateRequest(requests[i].token_ids, requests[i].seed + k, requests[i].lora)
-            for i, k in samples
-        ]
+        drawn = [replace(requests[i], seed=requests[i].seed + k) for i, k in samples]
         done: dict[int, Completion] = {}
         for positions in self._batches(drawn):
             batch = [drawn[p] for p in positions]
@@ -83,6 +81,7 @@ class TransformersEngine:
         from transformers import LogitsProcessorList
 
         ids, mask = self._left_padded([request.token_ids for request in batch])
+        stops = self._stops.union(*(request.stop_token_ids for request in batch))
         draw = SeededDraw(sampling, [request.seed for request in batch], ids.shape[1], tick)
         arguments: dict[str, Any] = {"stop_strings": list(sampling.stop)} if sampling.stop else {}
         with torch.inference_mode(), self._adapter(batch[0].lora):
@@ -91,7 +90,7 @@ class TransformersEngine:
                 attention_mask=mask,
                 do_sample=False,
                 max_new_tokens=sampling.max_tokens,
-                eos_token_id=sorted(self._stops),
+                eos_token_id=sorted(stops),
                 pad_token_id=self._pad,
                 logits_processor=LogitsProcessorList([draw]),
                 tokenizer=self._tokenizer,
@@ -107,7 +106,8 @@ class TransformersEngine:
     def _completion(
         self, request: GenerateRequest, tokens: list[int], losses: list[float], sampling: Sampling
     ) -> Completion:
-        end = next((i + 1 for i, token in enumerate(tokens) if token in self._stops), None)
+        stops = self._stops.union(request.stop_token_ids)
+        end = next((i + 1 for i, token in enumerate(tokens) if token in stops), None)
         text = self._tokenizer.decode(tokens[:end], skip_special_tokens=True)
         cut = _cut_at_stop(text, sampling.stop)
         if end is None and cut is not None:

@@ -146,7 +146,7 @@ class VllmEngine:
         self, requests: Sequence[GenerateRequest], sampling: Sampling, n: int, tick: Tick
     ) -> list[list[Completion]]:
         """Completions, [n_requests][n]; equal requests in equal order give equal texts."""
-        settings = [_sampling_params(sampling, n, request.seed) for request in requests]
+        settings = [_sampling_params(sampling, n, request) for request in requests]
         outputs = self._run(requests, settings, tick)
         return [[_completion(output, one) for one in output.outputs] for output in outputs]
 
@@ -248,7 +248,7 @@ class VllmEngine:
         return LoRARequest(path, self._adapters[path], path)
 
 
-def _sampling_params(sampling: Sampling, n: int, seed: int) -> Any:
+def _sampling_params(sampling: Sampling, n: int, request: GenerateRequest) -> Any:
     from vllm import SamplingParams
 
     return SamplingParams(
@@ -260,7 +260,8 @@ def _sampling_params(sampling: Sampling, n: int, seed: int) -> Any:
         repetition_penalty=sampling.repetition_penalty,
         max_tokens=sampling.max_tokens,
         stop=list(sampling.stop) or None,
-        seed=seed if sampling.temperature > 0 else None,
+        stop_token_ids=list(request.stop_token_ids) or None,
+        seed=request.seed if sampling.temperature > 0 else None,
         logprobs=0 if sampling.logprobs else None,
     )
 

@@ -96,7 +96,8 @@ class AppliedGenFuser(WritingFuser):
     fixes a Hub id), ``trained`` (a fuser of this run's stage train-fuser) or ``expert`` (an
     expert of this run, asked through its own engine). ``engine`` and ``dtype`` are for the first
     two: ``vllm`` serves decoder-only models, faster and without beams. ``device`` and
-    ``batch_tokens`` are for the engine ``transformers``.
+    ``batch_tokens`` are for the engine ``transformers``. ``allow_pickle`` reads weights that come
+    without safetensors.
     """
 
     type: Literal["genfuser"] = "genfuser"
@@ -108,6 +109,7 @@ class AppliedGenFuser(WritingFuser):
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: str | None = speed_only(None)
     batch_tokens: int | None = speed_only(None, ge=1)
+    allow_pickle: bool = speed_only(False)
 
     @property
     def method(self) -> str:

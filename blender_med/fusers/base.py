@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -105,7 +105,7 @@ def check_fusion_input(
         raise DataError(problem, fix="give one of each for every question")
     rows = zip(instructions, inputs, candidates, strict=True)
     for row, (instruction, input, group) in enumerate(rows, start=1):
-        if isinstance(group, str) or not len(group):
+        if isinstance(group, str) or not isinstance(group, Sized) or not len(group):
             fix = "give a list with at least one candidate, or leave the question out"
             raise DataError("no candidate to fuse", row=row, value=group, fix=fix)
         texts: tuple[object, ...] = (instruction, input, *group)

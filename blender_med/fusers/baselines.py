@@ -72,18 +72,33 @@ class TwoRounds:
         shown = [list(group[:top_k]) for group in candidates]
         owners = [i for i, group in enumerate(shown) for _ in group]
         turned = [group[j:] + group[:j] for group in shown for j in range(len(group))]
+        steps = advance and _questions(advance, len(owners) + len(shown), len(shown))
         made = self._fuser.fusions(
             [instructions[i] for i in owners], [inputs[i] for i in owners], turned,
-            top_k=top_k, decoding=decoding,
+            top_k=top_k, decoding=decoding, advance=steps,
         )  # fmt: skip
         drafts: list[list[Fusion]] = [[] for _ in shown]
         for owner, draft in zip(owners, made, strict=True):
             drafts[owner].append(draft)
         texts = [list(dict.fromkeys(draft.text for draft in own)) for own in drafts]
         last = self._fuser.fusions(
-            instructions, inputs, texts, top_k=top_k, decoding=decoding, advance=advance
+            instructions, inputs, texts, top_k=top_k, decoding=decoding, advance=steps
         )
         return [_with_drafts(fusion, own) for fusion, own in zip(last, drafts, strict=True)]
+
+
+def _questions(advance: Advance, texts: int, questions: int) -> Advance:
+    """Takes numbers of texts that are done, and reports as many questions as they come to."""
+    done = 0
+
+    def more(count: int) -> None:
+        nonlocal done
+        before = done * questions // texts
+        done += count
+        if new := done * questions // texts - before:
+            advance(new)
+
+    return more
 
 
 def _with_drafts(fusion: Fusion, drafts: Sequence[Fusion]) -> Fusion:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from blender_med.config import Recipe
+from blender_med.config import Recipe, speed_only
 
 
 class Decoding(Recipe):
@@ -48,7 +48,8 @@ class TrainableGenFuser(Recipe):
     ``backbone`` is a local folder, a Hub id, ``package:NAME``, or ``expert:NAME`` for the model of
     a recipe in ``experts/``; its configuration says whether it is an encoder-decoder or
     decoder-only. ``revision`` fixes a Hub id. Lengths are tokens: of a prompt, of a candidate in
-    it, and of the answer to learn; what is longer is cut.
+    it, and of the answer to learn; what is longer is cut. ``allow_pickle`` reads a backbone that
+    comes without safetensors.
     """
 
     type: Literal["genfuser"] = "genfuser"
@@ -57,6 +58,7 @@ class TrainableGenFuser(Recipe):
     max_length: int = Field(1024, ge=16)
     candidate_maxlength: int = Field(128, ge=1)
     target_maxlength: int = Field(128, ge=2)
+    allow_pickle: bool = speed_only(False)
 
 
 FuserToTrain = TrainableGenFuser

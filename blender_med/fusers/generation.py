@@ -53,6 +53,19 @@ class TransformersEngine:
         self._batch_tokens = batch_tokens
         self._encoder_decoder = bool(model.config.is_encoder_decoder)
 
+    def limited(self, formatter: PromptFormatter, batch_tokens: int) -> TransformersEngine:
+        """The same model, its prepared layers included, for prompts of other lengths.
+
+        Args:
+            formatter: Of the prompts; of the same tokenizer and layout.
+            batch_tokens: As above.
+        """
+        twin = copy.copy(self)
+        vars(twin)["_runner"] = self._runner
+        twin._stop_ids = stop_ids(self.model.generation_config.eos_token_id, formatter)
+        twin._batch_tokens = batch_tokens
+        return twin
+
     def generate(
         self,
         prompts: Sequence[FusionPrompt],

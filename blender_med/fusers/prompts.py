@@ -205,8 +205,17 @@ class PromptFormatter:
 
     @cached_property
     def closing_ids(self) -> Ids:
-        """Tokens that end an answer; the first one stops the generation."""
-        return self._ids(self.layout.closing) if self.layout.closing else []
+        """Tokens that end an answer; the first one stops the generation.
+
+        A mark that the tokenizer cuts into pieces would stop it at ordinary characters: there the
+        end-of-sequence token ends an answer.
+        """
+        ids = self._ids(self.layout.closing) if self.layout.closing else []
+        whole = {*self.tokenizer.added_tokens_decoder, *self.tokenizer.all_special_ids}
+        if not ids or len(ids) == 1 or ids[0] in whole:
+            return ids
+        end = self.tokenizer.eos_token_id
+        return [] if end is None else [end]
 
     def neutral(self, text: str) -> str:
         """``text`` without a mark that the tokenizer would take for its own."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from blender_med.data.text import storable
 from blender_med.data.user_file import FORMATS, Format, UserFile
 from blender_med.store.files import atomic_path, spreadsheet_text
 
@@ -43,7 +44,10 @@ def write_rows(output: TextIO, format: Format, file: UserFile, added: Rows) -> N
     rows = zip(file.rows, added, strict=True)
     if format == "jsonl":
         for row, new in rows:
-            output.write(json.dumps({**row, **new}, ensure_ascii=False, default=str) + "\n")
+            line = json.dumps({**row, **new}, ensure_ascii=False, default=str)
+            if storable(line) != line:  # what UTF-8 cannot hold stays escaped
+                line = json.dumps({**row, **new}, default=str)
+            output.write(line + "\n")
         return
     names = list(dict.fromkeys(name for new in added for name in new))
     writer = csv.writer(output)
@@ -58,6 +62,8 @@ def _new_cell(value: Any) -> str:
 
 
 def _cell(value: Any) -> str:
+    """A cell as text, without what UTF-8 cannot hold."""
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return storable(text)

@@ -53,15 +53,18 @@ def fuser_tree(name: str) -> dict[str, Any]:
 
     Args:
         name: ``concatenation``, ``expert:NAME``, ``aggregate:NAME`` (an expert with the prompt of
-            Mixture-of-Agents), or a model: a folder, a Hub id or ``package:NAME``.
+            Mixture-of-Agents), or a model: a folder, a Hub id or ``package:NAME``, behind
+            ``vllm:`` where vLLM is to serve it.
     """
-    kind, _, expert = name.partition(":")
+    kind, _, named = name.partition(":")
     if name == "concatenation":
         return {"type": "concatenation"}
     if kind == "expert":
-        return {"type": "genfuser", "expert": expert}
+        return {"type": "genfuser", "expert": named}
     if kind == "aggregate":
-        return {"type": "aggregate", "expert": expert}
+        return {"type": "aggregate", "expert": named}
+    if kind == "vllm":
+        return {"type": "genfuser", "model": named, "engine": "vllm"}
     return {"type": "genfuser", "model": name}
 
 

@@ -47,6 +47,7 @@ from blender_med.stages.fusing.lineup import (
     line_up,
     orders,
 )
+from blender_med.stages.fusing.served import check_served, served_genfuser
 from blender_med.stages.groups import GeneratedCandidates, Group
 from blender_med.stages.lanes import DividedStage, Lane, Share, Work, engine_gpus
 from blender_med.stages.methods import METHODS
@@ -222,14 +223,13 @@ class Fuse(DividedStage):
                 candidate_maxlength=fuser.candidate_maxlength,
                 batch_tokens=fuser.batch_tokens,
                 revision=fuser.revision,
+                allow_pickle=fuser.allow_pickle,
             )
         except BlenderMedError as error:
             raise error.under(key) from error
 
     @contextmanager
     def _served_fuser(self, fuser: AppliedGenFuser, key: str) -> Iterator[Fuser]:
-        from blender_med.stages.fusing.served import served_genfuser
-
         with ExitStack() as stack:
             served = served_genfuser(
                 fuser, self._source(fuser), cache=self._cache, verbose=self.run.verbose
@@ -245,6 +245,13 @@ class Fuse(DividedStage):
         if fuser.trained is not None:
             return self.run.stage_folder("train-fuser") / fuser.trained
         return str(fuser.model)
+
+    def _origin(self, fuser: AppliedGenFuser) -> str:
+        """The weights of a fuser, or those that it is trained from."""
+        stage = self.run.recipe.stage("train-fuser")
+        jobs = stage.jobs if isinstance(stage, TrainFuserConfig) else ()
+        backbones = {job.name: job.fuser.backbone for job in jobs}
+        return str(fuser.model) if fuser.trained is None else backbones[fuser.trained]
 
     @property
     def _cache(self) -> bool:
@@ -321,6 +328,8 @@ class Fuse(DividedStage):
             _check_known("fuser", fuser.trained, trained_fusers(self.run), f"{key}.trained")
         elif isinstance(fuser, AppliedGenFuser):
             check_source(str(fuser.model), f"{key}.model")
+        if isinstance(fuser, AppliedGenFuser) and fuser.engine == "vllm":
+            check_served(self._origin(fuser), key)
 
     def _check_method(self, role: Role) -> None:
         if role.method in METHODS or role.method in self._rankers:
@@ -351,7 +360,8 @@ class Fuse(DividedStage):
 
 def _contest(fused: FusedAnswer, group: Group, order: dict[str, Order] | None) -> Contest:
     lineup = line_up(group, _placed(order, fused.question_id), 1)
-    return Contest(group.question, lineup.top, fused)
+    [top] = lineup.shown or [lineup.top]  # a blank candidate is no rival
+    return Contest(group.question, top, fused)
 
 
 def _placed(order: dict[str, Order] | None, question_id: str) -> Order | None:

@@ -59,6 +59,7 @@ def load_backbone(job: FuserJob, precision: Precision, *, quantized: bool = Fals
     source, revision = backbone_source(job.fuser.backbone, job.fuser.revision)
     dtype = "float32" if job.lora is None else precision
     settings = quantization_settings(str(job.quantization)) if quantized else {}
+    settings["allow_pickle"] = job.fuser.allow_pickle
     return _loaded(job, source, revision, dtype, settings)
 
 

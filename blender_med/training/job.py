@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import time
@@ -34,6 +35,7 @@ from blender_med.training.processes import from_first, is_first, wait_for_all
 Advance = Callable[[int], None]
 Log = Sequence[Mapping[str, Any]]
 
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # How torch.save fails: it raises no OSError.
 _TORCH_WRITER = re.compile("PytorchStreamWriter|inline_container|iostream error")
 
@@ -186,6 +188,10 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
+        raise _unwritten(folder, error) from error
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
         raise _unwritten(folder, error) from error
     except RuntimeError as error:
         if not _TORCH_WRITER.search(str(error)):

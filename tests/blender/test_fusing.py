@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from blender_med import Blender, BlenderConfig
-from blender_med.blender.fusing_arguments import best_candidates, decoding_of, quantization
+from blender_med.blender.fusing_arguments import (
+    best_candidates,
+    decoding_of,
+    for_one_call,
+    quantization,
+)
 from blender_med.errors import ConfigError, DataError
 from blender_med.fusers.base import Fusion
 from blender_med.fusers.config import Decoding
@@ -81,6 +86,7 @@ def test_arguments_of_generate():
     )
     assert decoding_of({"do_sample": True, "temperature": 0.5}, 10).sample_top_k == 50
     assert decoding_of({"num_beams": 2, "do_sample": False}, 10).num_beams == 2
+    assert decoding_of({"num_return_sequences": 1}, 10) == decoding_of({}, 10)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +94,7 @@ def test_arguments_of_generate():
     [
         ({"temperature": 0.5}, "key 'temperature'.*do_sample=True"),
         ({"num_beam": 2}, "did you mean 'num_beams'"),
+        ({"num_return_sequences": 3}, "key 'num_return_sequences'.*one answer"),
         ({"batch_size": 0}, "key 'batch_size'"),
     ],
 )
@@ -99,6 +106,12 @@ def test_wrong_arguments_are_named(blender, arguments, message):
 def test_wrong_texts_are_named(blender):
     with pytest.raises(DataError, match="inputs is one text"):
         blender.fuse("question", [["a"]])
+
+
+@pytest.mark.parametrize("length", [0, -5])
+def test_a_candidate_needs_room(length):
+    with pytest.raises(ConfigError, match="key 'candidate_max_length'"):
+        for_one_call(Recorder(), length, 4)
 
 
 def test_no_fuser_no_answer():

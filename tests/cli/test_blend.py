@@ -6,13 +6,16 @@ import csv
 import io
 import json
 import logging
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from blender_med.cli.app import run_app
 from blender_med.rankers.similarity import BM25Ranker
@@ -165,6 +168,56 @@ def test_a_trained_ranker_and_a_trained_fuser_are_named_by_their_folders(
     for row, text, group in zip(_lines(out), texts, ordered, strict=True):
         kept = {"fused": text.strip(), "candidate": group[0]}
         assert row["fused_answer"].strip() == kept[row["guard_kept"]].strip()
+
+
+def test_fuse_follows_the_ranks_of_an_earlier_rank(cli, jsonl) -> None:
+    ranked = cli("rank", jsonl, "--ranker", "bm25", "-q")[1]
+    code, out, err = cli("fuse", "-", "--fuser", "concatenation", "-q", stdin=ranked)
+    assert code == 0, err
+    for row in _lines(out):
+        first = row["candidates"][row["candidate_ranks"].index(1)]
+        assert row["fused_answer"].startswith(first) and row["best_candidate"] == first
+    ranks = [row["candidate_ranks"] for row in _lines(out)]
+    assert [2, 1] in ranks, "the order never changed"
+    wrong = json.dumps(ROWS[0] | {"candidate_ranks": [1]})
+    code, _, err = cli("fuse", "-", "--fuser", "concatenation", stdin=wrong)
+    assert code == 1 and "row 1: 'candidate_ranks' is no list of a rank" in err.replace("\n", " ")
+
+
+def test_a_blank_candidate_is_no_rival_of_the_guard(cli, tmp_path) -> None:
+    path = tmp_path / "blank.jsonl"
+    path.write_text(json.dumps({"question": "Why?", "candidates": ["", "It is arthritis."]}))
+    arguments = ["--fuser", "concatenation", "--ranker", "bm25", "--guard", "-q"]
+    code, out, err = cli("fuse", path, *arguments)
+    assert code == 0, err
+    assert _lines(out)[0]["fused_answer"] == "It is arthritis."
+
+
+def test_half_a_character_pair_is_kept_out_of_texts_and_told_as_it_was(cli, tmp_path) -> None:
+    path = tmp_path / "half.jsonl"
+    row = '{"question": "Why \\ud83d?", "candidates": ["a \\ud83d b."], "note": "\\ud83d"}'
+    path.write_text(row)
+    code, out, err = cli("fuse", path, "--fuser", "concatenation", "-q")
+    assert code == 0, err
+    [found] = _lines(out)
+    assert found["fused_answer"] == "a \ufffd b."
+    assert {name: found[name] for name in json.loads(row)} == json.loads(row)
+    code, _, err = cli("fuse", path, "--fuser", "concatenation", "-o", tmp_path / "out.csv", "-q")
+    assert code == 0, err
+
+
+def test_pickled_models_are_read_on_request_alone(cli, jsonl, tmp_path, tiny_fuser) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny_fuser, folder)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    arguments = ["fuse", jsonl, "--fuser", folder, "--max-new-tokens", 2, "-q"]
+    code, _, err = cli(*arguments)
+    assert code != 0 and "pickle" in err
+    code, out, err = cli(*arguments, "--allow-pickle")
+    assert code == 0, err
+    assert len(_lines(out)) == len(ROWS)
 
 
 def test_fuse_takes_several_columns(cli, tmp_path, experts) -> None:

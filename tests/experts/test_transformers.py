@@ -49,6 +49,19 @@ def test_greedy_equals_plain_generate(model: TransformersEngine) -> None:
         assert completion.prompt_tokens == len(prompt)
 
 
+def test_a_request_may_name_further_tokens_that_end_it(model: TransformersEngine) -> None:
+    [[whole]] = model.generate(requests(0), GREEDY, 1, tick)
+    import torch
+
+    ids = model._model.generate(torch.tensor([PROMPTS[0]]), max_new_tokens=12, do_sample=False)
+    stop = ids[0, len(PROMPTS[0]) + 3].item()
+    request = GenerateRequest(PROMPTS[0], 0, stop_token_ids=(stop,))
+    [[cut]] = model.generate([request], GREEDY, 1, tick)
+    assert cut.completion_tokens <= 4 < whole.completion_tokens
+    assert cut.finish_reason == "stop"
+    assert model.generate(requests(0), GREEDY, 1, tick) == [[whole]]
+
+
 def test_a_sample_depends_on_its_own_seed_alone(model: TransformersEngine) -> None:
     whole = model.generate(requests(0, 1, 2, 3, 4), WARM, 2, tick)
     assert whole == model.generate(requests(0, 1, 2, 3, 4), WARM, 2, tick)

@@ -24,6 +24,8 @@ class Recorder:
 
     def fusions(self, instructions, inputs, candidates, *, top_k, decoding=None, advance=None):
         self.read += [list(group) for group in candidates]
+        if advance is not None:
+            advance(len(candidates))
         return [
             Fusion("".join(text[0] for text in group), "fused", len(group), 10, 1, 2, "stop", 0.5)
             for group in candidates
@@ -53,6 +55,13 @@ def test_two_rounds_draft_with_every_candidate_first() -> None:
     # Four prompts in all.
     assert (fusion.prompt_tokens, fusion.truncated_tokens, fusion.completion_tokens) == (40, 4, 8)
     assert (fusion.candidates, fusion.seconds) == (3, 2.0)
+
+
+def test_two_rounds_report_questions_as_texts_are_done() -> None:
+    done: list[int] = []
+    groups = [["a", "b", "c"], ["a"]]
+    TwoRounds(Recorder()).fusions(["", ""], ["q", "q"], groups, top_k=3, advance=done.append)
+    assert done == [1, 1]  # four drafts of six texts, then two
 
 
 def test_equal_drafts_count_once() -> None:

@@ -12,6 +12,7 @@ from blender_med.errors import ConfigError, DataError
 from blender_med.fusers import FUSERS
 from blender_med.fusers.base import Generation
 from blender_med.fusers.config import Decoding
+from blender_med.fusers.generation import TransformersEngine
 from blender_med.fusers.genfuser import GenFuser
 from blender_med.fusers.prompts import PromptFormatter, Seq2SeqLayout
 
@@ -177,6 +178,7 @@ def test_callers_lists_are_left_alone(t5):
     [
         ((["i"], ["q"], [[]]), "row 1: no candidate to fuse"),
         ((["i"], ["q"], ["text"]), "row 1: no candidate to fuse"),
+        ((["i"], ["q"], [None]), "row 1: no candidate to fuse"),
         ((["i", "i"], ["q", "q"], [["a"], ["b", None]]), "row 2: a text is no string"),
         ((["i"], ["q", "q"], [["a"]]), "1 instructions, 2 inputs and 1 lists"),
     ],
@@ -227,6 +229,16 @@ def test_bfloat16_runs(tiny_t5):
     fusions = fuser.fusions(INSTRUCTIONS, INPUTS, CANDIDATES, decoding=Decoding(**SHORT))
     assert {f.outcome for f in fusions} <= {"fused", "empty_generation"}
     assert all(0 < f.completion_tokens <= 12 for f in fusions)
+
+
+def test_other_limits_share_the_prepared_layers(t5):
+    own = t5.formatter
+    formatter = PromptFormatter(own.tokenizer, own.layout, own.max_length, 5)
+    engine = t5.engine.limited(formatter, 64)
+    assert engine._runner is t5.engine._runner
+    limited = GenFuser(formatter, engine).fuse(["i"], ["q"], [["a" * 30]])
+    again = GenFuser(formatter, TransformersEngine(t5.engine.model, formatter, 64))
+    assert limited == again.fuse(["i"], ["q"], [["a" * 30]])
 
 
 @pytest.mark.parametrize("family", ["tiny_t5", "tiny_llama"])

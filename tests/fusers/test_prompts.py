@@ -1,5 +1,7 @@
 """Prompts of both families: wording, limits, and text that would control the model."""
 
+import copy
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -156,3 +158,13 @@ def test_targets_end_the_turn(seq2seq, chat):
     assert t5.decode(seq2seq.target_ids("Better</s>.")) == "Better< /s>.</s>"
     assert llama.decode(chat.target_ids("Better.")) == "Better.<|im_end|>"
     assert t5.decode(seq2seq.target_ids("abcdef", max_length=4)) == "abcd"
+
+
+def test_a_mark_in_pieces_does_not_end_a_text_at_ordinary_characters(chat_tokenizer):
+    """ChatML on a model whose tokenizer does not know its marks."""
+    plain = copy.deepcopy(chat_tokenizer)
+    plain.chat_template = plain.chat_template.replace("<|im_end|>", "<|end|>")
+    formatter = PromptFormatter(plain, ChatLayout(plain))
+    assert len(formatter._ids("<|end|>")) == 7
+    assert formatter.closing_ids == [plain.eos_token_id]
+    assert plain.decode(formatter.target_ids("Hb < 8.")) == "Hb < 8.</s>"

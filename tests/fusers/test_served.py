@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from transformers import GenerationConfig
 
-from blender_med.errors import ConfigError
+from blender_med.errors import ConfigError, MissingDependencyError
+from blender_med.experts import engines
 from blender_med.fusers.applied import AppliedGenFuser
 from blender_med.fusers.base import Generation
 from blender_med.fusers.genfuser import GenFuser
@@ -17,6 +18,9 @@ from blender_med.stages.fusing import served
 
 QUESTION = (["Answer it."], ["What is gout?"], [["Gout is arthritis.", "A pain " * 30, "No."]])
 LENGTHS = {"max_length": 512, "candidate_maxlength": 40}
+
+
+OTHER_END = 3  # <|im_end|>, which the model's own configuration does not name
 
 
 def _recipe(**changes: Any) -> AppliedGenFuser:
@@ -46,7 +50,12 @@ def asked(monkeypatch) -> dict[str, Any]:
         yield config
 
     monkeypatch.setattr(served, "asked_expert", expert)
-    monkeypatch.setattr(served, "ExpertEngine", lambda _: seen["engine"])
+
+    def engine(_: Any, stops: Any) -> _Listening:
+        seen["stops"] = list(stops)
+        return seen["engine"]
+
+    monkeypatch.setattr(served, "ExpertEngine", engine)
     return seen
 
 
@@ -63,6 +72,7 @@ def test_the_engine_gets_the_prompts_that_the_model_was_trained_on(
     config = asked["config"]
     assert (config.engine, config.model, config.dtype) == ("vllm", str(tmp_path), "float32")
     assert config.max_model_len == 512 + 16
+    assert asked["stops"] == [OTHER_END]
 
 
 def test_a_saved_fuser_names_every_token_that_ends_its_texts(tiny_llama, tmp_path) -> None:
@@ -102,17 +112,30 @@ def test_settings_of_the_other_engine_are_refused(changes, message) -> None:
         _recipe(**changes)
 
 
+def test_a_family_that_vllm_does_not_serve_is_refused_before_anything_runs(
+    tiny_t5, tiny_llama, monkeypatch
+) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: object())
+    served.check_served(str(tiny_llama), "fuse.fusers.0")
+    served.check_served("expert:smollm2-135m", "fuse.fusers.0")
+    with pytest.raises(ConfigError, match=r"'fuse\.fusers\.0\.engine'.*no encoder-decoder"):
+        served.check_served(str(tiny_t5), "fuse.fusers.0")
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match="vllm"):
+        served.check_served(str(tiny_llama), "fuse.fusers.0")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
-def test_vllm_writes_what_transformers_writes(tiny_llama, tmp_path) -> None:
+def test_vllm_writes_what_transformers_writes(tiny_llama) -> None:
+    """The end of the turn included, which this model's own configuration does not name."""
     loaded = GenFuser.from_pretrained(tiny_llama, **LENGTHS)
-    loaded.save_pretrained(tmp_path)
     questions = [
-        ["Answer it."] * 6,
-        [f"What is it, {'x' * i}?" for i in range(6)],
-        [["Gout is arthritis." * (i % 3), "No."] for i in range(6)],
+        ["Answer it."] * 40,
+        [f"What is it, {'x' * i}?" for i in range(40)],
+        [["Gout is arthritis." * (i % 3), "No."] for i in range(40)],
     ]
-    with served.served_genfuser(_recipe(), tmp_path, cache=False) as fuser:
+    with served.served_genfuser(_recipe(**LENGTHS), tiny_llama, cache=False) as fuser:
         texts = fuser.fusions(*questions, top_k=3, decoding=_recipe().decoding)
     plain = loaded.fusions(*questions, top_k=3, decoding=_recipe().decoding)
     assert [f.prompt_tokens for f in texts] == [f.prompt_tokens for f in plain]
@@ -120,3 +143,5 @@ def test_vllm_writes_what_transformers_writes(tiny_llama, tmp_path) -> None:
     found, expected = ([f.text.rstrip("\ufffd") for f in own] for own in (texts, plain))
     assert found == expected
     assert len(set(found)) > 1
+    assert [f.finish_reason for f in texts] == [f.finish_reason for f in plain]
+    assert "stop" in {f.finish_reason for f in texts}

@@ -278,6 +278,7 @@ def test_a_run_without_fusers_keeps_no_fusion_table(fuse_tree, go) -> None:
         ("[{type: genfuser, expert: god}]", r"fusers.0.expert.*did you mean 'good'"),
         ("[{type: genfuser, trained: x}]", r"fusers.0.trained.*no such fuser"),
         ("[{type: genfuser, model: ./no/where}]", r"fusers.0.model.*no such model"),
+        ("[{type: genfuser, model: ./no/where, engine: vllm}]", r"fusers.0.model.*no such model"),
         ("[{type: genfuser, expert: good, decoding: {num_beams: 4}}]", "do not know"),
         ("[{type: genfuser, expert: good, decoding: {max_new_tokens: 5000}}]",
          r"fusers.0.decoding.max_new_tokens.*no room for a prompt"),

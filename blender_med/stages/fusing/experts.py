@@ -60,10 +60,11 @@ class ExpertEngine:
 
     Args:
         expert: The expert.
+        stop_token_ids: Tokens that end a text beside those that its model names.
     """
 
-    def __init__(self, expert: CachedExpert) -> None:
-        self._expert = expert
+    def __init__(self, expert: CachedExpert, stop_token_ids: Sequence[int] = ()) -> None:
+        self._expert, self._stops = expert, tuple(stop_token_ids)
 
     def generate(
         self,
@@ -76,7 +77,13 @@ class ExpertEngine:
         if not prompts:
             return []
         asked = [
-            Prompt(p.text, len(p.ids), p.truncated_tokens, add_special_tokens=False)
+            Prompt(
+                p.text,
+                len(p.ids),
+                p.truncated_tokens,
+                add_special_tokens=False,
+                stop_token_ids=self._stops,
+            )
             for p in prompts
         ]
         seeds = [_seed(decoding.seed, p.text) for p in prompts]

@@ -9,10 +9,11 @@ from typing import Any
 
 from blender_med.errors import ConfigError
 from blender_med.experts.config import ExpertConfig
+from blender_med.experts.engines import engine_choice
 from blender_med.fusers.applied import AppliedGenFuser
 from blender_med.fusers.genfuser import GenFuser
 from blender_med.fusers.loading import check_tokenizer_of, formatter_of
-from blender_med.models import load_config, load_tokenizer, local_folder
+from blender_med.models import load_config, load_tokenizer, local_folder, read_config
 from blender_med.stages.fusing.experts import ExpertEngine, asked_expert
 
 _NAME = "fuser"  # of the engine, in messages
@@ -37,15 +38,37 @@ def served_genfuser(
     """
     config = load_config(source, fuser.revision)
     if config.is_encoder_decoder:
-        fix = "set engine: transformers"
-        raise ConfigError("vLLM serves no encoder-decoder", key="engine", value="vllm", fix=fix)
+        raise _encoder_decoder()
     tokenizer = load_tokenizer(source, fuser.revision)
     check_tokenizer_of(config, tokenizer, source)
     lengths = {"max_length": fuser.max_length, "candidate_maxlength": fuser.candidate_maxlength}
     formatter = formatter_of(config, tokenizer, lengths)
     expert = served_expert(fuser, source, config, formatter.max_length)
     with asked_expert(expert, cache=cache, verbose=verbose) as asked:
-        yield GenFuser(formatter, ExpertEngine(asked))
+        yield GenFuser(formatter, ExpertEngine(asked, formatter.closing_ids[:1]))
+
+
+def check_served(source: str, key: str) -> None:
+    """Check what can be seen before anything runs: that vLLM is here, and of which family it is.
+
+    Args:
+        source: Folder, Hub id, package source or ``expert:NAME`` of the weights, or of those that
+            they are trained from. Of a model on the Hub the family is known later.
+        key: Of the fuser in its recipe, for messages.
+
+    Raises:
+        ConfigError: It is an encoder-decoder.
+        MissingDependencyError: vLLM is not installed.
+    """
+    engine_choice(ExpertConfig(name=_NAME, engine="vllm", model=source))
+    folder = None if source.startswith("expert:") else local_folder(source)
+    if folder is not None and read_config(folder).get("is_encoder_decoder"):
+        raise _encoder_decoder().under(key)
+
+
+def _encoder_decoder() -> ConfigError:
+    fix = "set engine: transformers"
+    return ConfigError("vLLM serves no encoder-decoder", key="engine", value="vllm", fix=fix)
 
 
 def served_expert(
@@ -75,4 +98,5 @@ def served_expert(
         revision=fuser.revision,
         dtype=fuser.dtype,
         max_model_len=longest,
+        allow_pickle=fuser.allow_pickle,
     )
