@@ -14,5 +14,6 @@ RANKERS = Registry(
         "reward": "blender_med.rankers.reward:RewardRanker",
         "bm25": "blender_med.rankers.similarity:BM25Ranker",
         "embedding": "blender_med.rankers.similarity:EmbeddingRanker",
+        "mean": "blender_med.rankers.mean:MeanRanker",
     },
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -300,6 +300,35 @@ class AppliedBM25(AppliedRanker):
         return RANKERS.load(self.type)(corpus)
 
 
+class AppliedMean(AppliedRanker):
+    """Mean of the standard scores of other rankers of the same stage, see ``rankers.mean``.
+
+    ``of`` are their names, ``weights`` positive numbers (None: equal ones). Where they have ranked
+    already their rankings are taken, else they are loaded and asked. It costs what they do.
+    """
+
+    type: Literal["mean"] = "mean"
+    of: tuple[Name, ...] = Field(min_length=2)
+    weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_weight_each(self) -> AppliedMean:
+        if self.weights is not None and len(self.weights) != len(self.of):
+            raise ValueError(f"{len(self.weights)} weights for {len(self.of)} rankers")
+        if len(set(self.of)) < len(self.of):
+            raise ValueError("a ranker stands twice in 'of': give it a larger weight")
+        return self
+
+    def load(self, folder: Path | None = None, parts: Sequence[tuple[Any, Any]] = ()) -> Any:
+        """The ranker, ready to rank.
+
+        Args:
+            folder: Not looked at: nothing is trained.
+            parts: The rankers of ``of``, loaded, each with the keyword arguments of its ``rank``.
+        """
+        return RANKERS.load(self.type)(parts, self.weights)
+
+
 RankerToApply = Annotated[
     AppliedPairRanker
     | AppliedSimCLS
@@ -307,7 +336,8 @@ RankerToApply = Annotated[
     | AppliedMLM
     | AppliedReward
     | AppliedEmbedding
-    | AppliedBM25,
+    | AppliedBM25
+    | AppliedMean,
     Field(discriminator="type"),
 ]
 

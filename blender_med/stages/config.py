@@ -18,7 +18,7 @@ from blender_med.data.config import DatasetConfig
 from blender_med.experts.config import StateConfig
 from blender_med.fusers.applied import FuserToApply
 from blender_med.metrics.config import MetricModels
-from blender_med.rankers.config import RankerToApply
+from blender_med.rankers.config import AppliedMean, RankerToApply
 from blender_med.registry import Registry, suggestion
 from blender_med.stages.asking import ChoiceGeneration, GpuIds, LongGeneration
 from blender_med.stages.executor_recipes import ExecutorConfig, LocalExecutorConfig, with_executor
@@ -151,6 +151,23 @@ class RankConfig(Recipe):
     def _distinct_names(cls, value: tuple[RankerToApply, ...]) -> tuple[RankerToApply, ...]:
         _refuse_repeats("ranker", [ranker.method for ranker in value])
         return value
+
+    @model_validator(mode="after")
+    def _known_parts(self) -> RankConfig:
+        known = [r.method for r in self.rankers if not isinstance(r, AppliedMean)]
+        for ranker in self.rankers:
+            for part in ranker.of if isinstance(ranker, AppliedMean) else ():
+                if part not in known:
+                    fix = suggestion(part, known)
+                    raise InvalidValueError(f"'{ranker.method}' is of no such ranker", fix=fix)
+        return self
+
+    def parts(self, ranker: RankerToApply) -> tuple[RankerToApply, ...]:
+        """The rankers that a mean is of; any other is its own only part."""
+        if not isinstance(ranker, AppliedMean):
+            return (ranker,)
+        by_method = {other.method: other for other in self.rankers}
+        return tuple(by_method[name] for name in ranker.of)
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -130,7 +130,7 @@ class Fuse(DividedStage):
     def _gpus(self, role: Role) -> int:
         fuser = role.fuser
         if role.is_guard:
-            return ranker_gpus(self._rankers[str(self._ranker(role))])
+            return ranker_gpus(self.run, self._rankers[str(self._ranker(role))])
         if fuser.asked_expert is not None:
             return engine_gpus(self._experts[fuser.asked_expert])
         return int(isinstance(fuser, AppliedGenFuser) and fuser.device != "cpu")

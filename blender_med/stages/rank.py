@@ -6,7 +6,8 @@ import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from dataclasses import replace
+from functools import cache, cached_property
 from typing import Any
 
 from blender_med.config import result_fields
@@ -14,7 +15,15 @@ from blender_med.data.pairs import source_text
 from blender_med.errors import ConfigError
 from blender_med.experts.revision import weights_revision
 from blender_med.metrics import METRIC_SPECS
-from blender_med.rankers.config import AppliedBM25, ModelRanker, RankerToApply, TrainedRanker
+from blender_med.rankers.base import RankedCandidates
+from blender_med.rankers.config import (
+    AppliedBM25,
+    AppliedMean,
+    ModelRanker,
+    RankerToApply,
+    TrainedRanker,
+)
+from blender_med.rankers.mean import mean_ranking
 from blender_med.records import Candidate, Ranking, Task
 from blender_med.registry import suggestion
 from blender_med.stages.base import (
@@ -31,6 +40,7 @@ from blender_med.stages.gate_config import ROUTE_METHOD
 from blender_med.stages.groups import GeneratedCandidates, Group
 from blender_med.stages.lanes import DividedStage, Lane, Share, Work
 from blender_med.stages.methods import METHODS
+from blender_med.store.shards import part_path, read_part
 from blender_med.training.config import RankerJob
 
 _TASKS: tuple[Task, ...] = ("mcq", "long")
@@ -86,22 +96,40 @@ class Rank(DividedStage):
         found = []
         for ranker in self.config.rankers:
             own = tuple(unit for unit in units if unit_method(unit.name) == ranker.method)
-            found += [Lane((ranker.method,), own, ranker_gpus(ranker))] if own else []
+            found += [Lane((ranker.method,), own, ranker_gpus(self.run, ranker))] if own else []
         return found
 
     @contextmanager
     def worker(self, serves: Sequence[str], device: str | None = None) -> Iterator[Work]:
         """One ranker, loaded."""
         [ranker] = [r for r in self.config.rankers if r.method in serves]
-        loaded = load_ranker(self.run, ranker, self._candidates)
+        loaded = cache(lambda: load_ranker(self.run, ranker, self._candidates))
         places = self._places(ranker)
+        if not isinstance(ranker, AppliedMean):
+            loaded()
 
         def rank(unit: Unit, _: Share) -> list[Ranking]:
+            known = self._known_mean(ranker, unit) if isinstance(ranker, AppliedMean) else None
+            if known is not None:
+                return known
             own = places[unit_range(unit.name)]
             groups = self._candidates.groups([self.run.questions[i] for i in own], own)
-            return rank_groups(ranker.method, loaded, groups, ranker.rank_settings())
+            return rank_groups(ranker.method, loaded(), groups, ranker.rank_settings())
 
         yield rank
+
+    def _known_mean(self, ranker: AppliedMean, unit: Unit) -> list[Ranking] | None:
+        """The mean of rankings that are stored already; None where one of them is not."""
+        names = [unit.name.replace(ranker.method, part, 1) for part in ranker.of]
+        paths = [part_path(self.folder, name) for name in names]
+        if not all(path.is_file() for path in paths):
+            return None
+        parts = [list(read_part(path, Ranking)) for path in paths]
+        kept = [[(own.question_id, own.protocol, own.candidates) for own in part] for part in parts]
+        if any(other != kept[0] for other in kept):  # rankers of other tasks have other shards
+            return None
+        weights = ranker.weights or (1.0,) * len(parts)
+        return [_mean_record(ranker.method, own, weights) for own in zip(*parts, strict=True)]
 
     def _places(self, ranker: RankerToApply) -> Sequence[int]:
         """Positions of the questions that a ranker ranks."""
@@ -120,9 +148,16 @@ class Rank(DividedStage):
         return GeneratedCandidates(self.run.stage_folder("generate"))
 
 
-def ranker_gpus(ranker: RankerToApply) -> int:
+def ranker_gpus(run: Run, ranker: RankerToApply) -> int:
     """GPUs that a ranker computes on where there are any."""
-    return int(isinstance(ranker, ModelRanker) and ranker.device != "cpu")
+    parts = _parts(run, ranker)
+    return int(any(isinstance(part, ModelRanker) and part.device != "cpu" for part in parts))
+
+
+def _parts(run: Run, ranker: RankerToApply) -> tuple[RankerToApply, ...]:
+    stage = run.recipe.stage("rank")
+    assert isinstance(stage, RankConfig)
+    return stage.parts(ranker)
 
 
 def load_ranker(run: Run, ranker: RankerToApply, candidates: Iterable[Candidate]) -> Any:
@@ -137,6 +172,10 @@ def load_ranker(run: Run, ranker: RankerToApply, candidates: Iterable[Candidate]
         ConfigError: There is no such model or device.
         DataError: Weights are missing or damaged.
     """
+    if isinstance(ranker, AppliedMean):
+        parts = _parts(run, ranker)
+        loaded = [(load_ranker(run, part, candidates), part.rank_settings()) for part in parts]
+        return ranker.load(parts=loaded)
     if isinstance(ranker, AppliedBM25):
         return ranker.load(corpus=(candidate.text for candidate in candidates))
     trained = ranker.trained if isinstance(ranker, TrainedRanker) else None
@@ -145,6 +184,9 @@ def load_ranker(run: Run, ranker: RankerToApply, candidates: Iterable[Candidate]
 
 def ranked_tasks(run: Run, ranker: RankerToApply) -> tuple[Task, ...]:
     """Tasks whose questions a ranker ranks: those of its labels where this run trains it."""
+    if isinstance(ranker, AppliedMean):
+        own = [ranked_tasks(run, part) for part in _parts(run, ranker)]
+        return tuple(task for task in _TASKS if all(task in tasks for tasks in own))
     trained = ranker.trained if isinstance(ranker, TrainedRanker) else None
     if trained is None:
         return _TASKS
@@ -203,6 +245,23 @@ def _record(method: str, group: Group, ranked: Any, seconds: float) -> Ranking:
         tokens=ranked.tokens,
         seconds=seconds,
         protocol=group.candidates[0].protocol,
+    )
+
+
+def _mean_record(method: str, parts: Sequence[Ranking], weights: Sequence[float]) -> Ranking:
+    ranked = [
+        RankedCandidates(own.scores, own.ranks, None, own.comparisons, own.tokens) for own in parts
+    ]
+    mean = mean_ranking(ranked, weights)
+    return replace(
+        parts[0],
+        method=method,
+        scores=mean.scores,
+        ranks=mean.ranks,
+        pairwise_logits=None,
+        comparisons=mean.comparisons,
+        tokens=mean.tokens,
+        seconds=sum(own.seconds for own in parts),
     )
 
 

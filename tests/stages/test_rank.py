@@ -14,6 +14,7 @@ import pytest
 from blender_med.data.pairs import source_text
 from blender_med.errors import ConfigError
 from blender_med.rankers import confidence
+from blender_med.rankers.mean import standard_scores
 from blender_med.rankers.similarity import BM25Ranker
 from blender_med.records import Answer, Candidate, Ranking
 from blender_med.stages.pipeline import open_recipe
@@ -66,6 +67,45 @@ def test_a_trained_ranker_is_a_method_with_its_cost(ranker_tree, go) -> None:
     assert int(ranked["tokens"]) == int(read["tokens"]) + sum(r.tokens for r in own)
     assert float(ranked["seconds"]) > float(read["seconds"])
     assert read["comparisons"] == ""
+
+
+def test_a_mean_takes_rankings_that_are_there_and_asks_for_others(
+    untrained, go, monkeypatch
+) -> None:
+    mean = {"type": "mean", "of": ["bm25", "again"]}
+    again = {"type": "bm25", "name": "again"}
+    asked: list[str] = []
+    real = BM25Ranker.rank
+    monkeypatch.setattr(
+        BM25Ranker, "rank", lambda self, *a, **k: asked.append("") or real(self, *a, **k)
+    )
+    made = []
+    for rankers in (["bm25", again, mean], [mean, "bm25", again]):
+        untrained["stages"][3]["rankers"] = rankers
+        asked.clear()
+        run, _ = go(untrained)
+        made.append([r for r in _records(run) if r.method == "mean"])
+        shards = len(part_paths(run.stage_folder("rank"))) // 3
+        assert len(asked) == shards * (2 if rankers[-1] is mean else 4)
+    assert made[0] == made[1] and made[0]
+
+
+def test_a_mean_of_rankers_ranks_what_all_of_them_rank_and_pays_for_them(ranker_tree, go) -> None:
+    mean = {"type": "mean", "name": "both", "of": ["bm25", "pairranker"], "weights": [1, 3]}
+    ranker_tree["stages"][4]["rankers"] = ["pairranker", "bm25", mean]
+    run, _ = go(ranker_tree)
+    rankings = {name: list(own) for name, own in stored_rankings(run).items()}
+    parts = {
+        n: {(r.question_id, r.protocol): r for r in rankings[n]} for n in ("bm25", "pairranker")
+    }
+    assert len(rankings["both"]) == len(rankings["pairranker"]) == 20
+    for own in rankings["both"]:
+        bm25, pairs = (parts[name][own.question_id, own.protocol] for name in parts)
+        expected = (standard_scores(bm25.scores) + 3 * standard_scores(pairs.scores)) / 4
+        assert own.scores == pytest.approx(expected.tolist(), abs=1e-5)
+        assert own.comparisons == pairs.comparisons
+    methods = [row["method"] for row in _table(run, "methods.csv") if row["split"] == "test"]
+    assert "both" in methods
 
 
 def test_adaptive_ranking_costs_fewer_comparisons(ranker_tree, go) -> None:
@@ -215,6 +255,18 @@ def test_a_named_ranker_can_be_chosen_as_method(untrained, go) -> None:
         ),
         ("stages.rank.rankers=[{type: pairranker, model: a/b, strategy: all}]", "strategy"),
         ("stages.rank.rankers=[{type: pairranker, model: a/b, top_k: 0}]", "top_k"),
+        ("stages.rank.rankers=[bm25, {type: mean, of: [bm25]}]", "of"),
+        ("stages.rank.rankers=[bm25, {type: mean, of: [bm25, bm25]}]", "stands twice"),
+        (
+            "stages.rank.rankers=[bm25, embedding, {type: mean, of: [bm52, embedding]}]",
+            "did you mean 'bm25'",
+        ),
+        ("stages.rank.rankers=[bm25, {type: mean, of: [bm25, mean]}]", "of no such ranker"),
+        (
+            "stages.rank.rankers=[bm25, embedding, {type: mean, of: [bm25, embedding], "
+            "weights: [1]}]",
+            "1 weights for 2 rankers",
+        ),
         ("stages.rank.splits=[valid]", "splits"),
         ("stages.evaluate={type: evaluate, methods: [bm52]}", "did you mean 'bm25'"),
     ],

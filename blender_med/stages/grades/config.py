@@ -67,6 +67,8 @@ class GradedRecipe(Recipe):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two rankers are called '{name}': give one another 'name'")
+        if any(ranker.type == "mean" for ranker in self.rankers):
+            raise ValueError("a ranker of type 'mean' belongs into stage rank of a pipeline")
         if self.baseline not in names:
             raise ValueError(f"no ranker is called '{self.baseline}' (key 'baseline')")
         return self
