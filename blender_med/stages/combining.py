@@ -35,12 +35,19 @@ def routed_methods(recipe: PipelineRecipe) -> tuple[str, ...]:
 
 
 def _gated(recipe: PipelineRecipe) -> tuple[str, ...]:
-    """Embedding fusers; one that is trained on a single expert combines nothing."""
+    """Embedding fusers; one that is trained on a single expert, or chosen among such, is none."""
     gate, training = recipe.stage("gate"), recipe.stage("train-gate")
     if not isinstance(gate, GateStageConfig):
         return ()
     jobs: tuple[EmbeddingFuserJob, ...] = ()
     if isinstance(training, TrainGateConfig):
         jobs = (*training.fusers, *training.jobs)
-    single = {job.name for job in jobs if job.experts is not None and len(job.experts) == 1}
-    return tuple(m for fuser in gate.fusers if fuser.trained not in single for m in fuser.methods)
+    probes = {job.name for job in jobs if job.experts is not None and len(job.experts) == 1}
+    found: list[str] = []
+    for fuser in gate.fusers:
+        sources = fuser.among or (fuser.trained,)
+        if all(source in probes for source in sources):
+            probes.add(fuser.method)  # the best of probes is one
+        else:
+            found += fuser.methods
+    return tuple(found)

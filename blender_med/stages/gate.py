@@ -124,12 +124,12 @@ class Gate(Stage):
         example: StateExample,
         chosen: Sequence[Chosen],
     ) -> FusedChoice:
-        """The mean over the seeds, with what the experts that have a weight cost."""
+        """The mean over the seeds, with what the experts that have a weight cost in one of them."""
         probabilities = np.mean([c.probabilities for c in chosen], axis=0)
         weights = tuple(np.mean([c.weights for c in chosen], axis=0).tolist())
         spent = self._costs.get(example.question_id, {})
-        used = [spent.get(n, Cost()) for n, w in zip(experts, weights, strict=True) if w > 0]
-        spared = [spent.get(n, Cost()) for n, w in zip(experts, weights, strict=True) if w == 0]
+        full = [spent.get(name) or self._mean_costs.get(name, Cost()) for name in experts]
+        used, spared = _shared_cost(full, [c.weights > 0 for c in chosen])
         routing = spent.get(QUESTION_ENCODER, Cost())
         return FusedChoice(
             question_id=example.question_id,
@@ -140,11 +140,11 @@ class Gate(Stage):
             experts=experts,
             weights=weights,
             seed_choices=tuple(int(c.probabilities.argmax()) for c in chosen),
-            tokens=sum(cost.tokens for cost in used),
-            seconds=sum(cost.seconds for cost in used) + routing.seconds,
+            tokens=used.tokens,
+            seconds=used.seconds + routing.seconds,
             routing_seconds=routing.seconds,
-            saved_tokens=sum(cost.tokens for cost in spared),
-            saved_seconds=sum(cost.seconds for cost in spared),
+            saved_tokens=spared.tokens,
+            saved_seconds=spared.seconds,
         )
 
     def _best(self, fuser: AppliedEmbeddingFuser, units: Sequence[Unit]) -> Iterator[Done]:
@@ -214,6 +214,15 @@ class Gate(Stage):
         return costs
 
     @cached_property
+    def _mean_costs(self) -> Mapping[str, Cost]:
+        """Of each expert over the questions that it read: what one costs that it was spared."""
+        found: dict[str, list[Cost]] = defaultdict(list)
+        for own in self._costs.values():
+            for name, cost in own.items():
+                found[name].append(cost)
+        return {name: _mean_cost(costs) for name, costs in found.items()}
+
+    @cached_property
     def _questions(self) -> list[Question]:
         embed = self.run.recipe.stage("embed")
         embedded = embed.splits if isinstance(embed, EmbedConfig) else None
@@ -247,6 +256,29 @@ class Gate(Stage):
                 fix = suggestion(name, known) + "; it must stand before"
                 problem = "stage gate has no such fuser"
                 raise ConfigError(problem, key=f"{key}.among", value=name, fix=fix)
+
+
+def _shared_cost(full: Sequence[Cost], used: Sequence[Any]) -> tuple[Cost, Cost]:
+    """What a fuser of one seed spends on a question and what it saves, on average over the seeds.
+
+    Args:
+        full: Cost of each expert, [experts].
+        used: Of each seed: which experts have a weight, [experts].
+    """
+    spent = _mean_cost([_total([c for c, u in zip(full, own, strict=True) if u]) for own in used])
+    saved = _mean_cost(
+        [_total([c for c, u in zip(full, own, strict=True) if not u]) for own in used]
+    )
+    return spent, saved
+
+
+def _total(costs: Sequence[Cost]) -> Cost:
+    return Cost(sum(c.tokens for c in costs), sum(c.seconds for c in costs))
+
+
+def _mean_cost(costs: Sequence[Cost]) -> Cost:
+    total = _total(costs)
+    return Cost(round(total.tokens / len(costs)), total.seconds / len(costs))
 
 
 def _trainings(run: Run) -> TrainGateConfig:

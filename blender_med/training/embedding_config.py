@@ -33,7 +33,8 @@ class EmbeddingTraining(TrainingSettings):
     """
 
     epochs: float = Field(15, gt=0)
-    micro_batch_size: int = speed_only(64, ge=1, description="questions per forward pass")
+    # No matter of speed: the losses that balance a gate are not sums over questions.
+    micro_batch_size: int = Field(64, ge=1, description="questions per forward pass")
     optimizer: Literal["adafactor", "adamw"] = "adamw"
     learning_rate: float = Field(5e-4, gt=0)
     weight_decay: float = Field(0.01, ge=0)

@@ -52,6 +52,15 @@ def test_the_mean_of_log_probabilities_by_hand() -> None:
     assert (answer.experts_used, answer.tokens) == (("a", "b"), 10)
 
 
+def test_an_expert_is_as_sure_as_its_likelihoods_say() -> None:
+    # b's are given unnormalised.
+    own = [scored("q", "a", 0.9, 0.1), scored("q", "b", 0.02, 0.08), refused("r", "a")]
+    board = board_of([question("q"), question("r")], own)
+    assert answers(board, "expert:a")["q"].confidence == pytest.approx(0.9)
+    assert answers(board, "expert:b")["q"].confidence == pytest.approx(0.8)
+    assert answers(board, "expert:a")["r"].confidence is None
+
+
 def test_an_option_that_no_expert_chose_can_win() -> None:
     own = [scored("q", "a", 0.5, 0.4, 0.1), scored("q", "b", 0.1, 0.4, 0.5)]
     answer = answers(board_of([question("q", options=3)], own), "mean_logprob")["q"]

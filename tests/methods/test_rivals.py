@@ -112,7 +112,8 @@ def test_the_answers_of_a_fuser_and_of_its_routing() -> None:
         expert = "b" if prefers_b else "a"
         assert routed.choice_index == own[choice.question_id, expert].choice_index
         assert (routed.experts_used, routed.tokens, routed.seconds) == ((expert,), 7, 0.625)
-        assert routed.confidence == pytest.approx(1 / (1 + np.exp(-1) + np.exp(-2)))
+        shares = np.exp(own[choice.question_id, expert].option_logprobs)
+        assert routed.confidence == pytest.approx(shares[routed.choice_index] / shares.sum())
 
 
 def test_choices_are_compared_with_answers_of_their_protocol_alone() -> None:

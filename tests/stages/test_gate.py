@@ -19,6 +19,8 @@ from blender_med.executors.progress import ProgressDisplay
 from blender_med.fusers.embedding import EmbeddingFuser
 from blender_med.records import Answer, Candidate, FusedChoice, HiddenState, Route
 from blender_med.stages.base import Run
+from blender_med.stages.combining import combining_methods
+from blender_med.stages.gate import Cost, _shared_cost
 from blender_med.stages.pipeline import open_recipe
 from blender_med.stages.runner import Selection, run_pipeline, stages_of
 from blender_med.store.shards import read_parts
@@ -181,6 +183,25 @@ def test_the_tables_say_how_sure_the_fusers_are_and_whom_they_beat(run) -> None:
     assert float(gating["weight_good"]) + float(gating["weight_poor"]) == pytest.approx(1)
 
 
+def test_a_question_costs_what_the_experts_of_each_seed_cost() -> None:
+    full = [Cost(10, 1.0), Cost(30, 2.0), Cost(100, 4.0)]
+    spent, saved = _shared_cost(
+        full, [np.array([True, False, False]), np.array([False, True, False])]
+    )
+    assert (spent, saved) == (Cost(20, 1.5), Cost(120, 5.5))
+    spent, saved = _shared_cost(full, [np.array([True, True, True])])
+    assert (spent, saved) == (Cost(140, 7.0), Cost())
+
+
+def test_the_best_of_probes_is_no_ensemble(tree, save_recipe) -> None:
+    gate = tree["stages"][5]
+    other = copy.deepcopy(tree["stages"][4]["fusers"][1]) | {"name": "other", "experts": ["good"]}
+    tree["stages"][4]["fusers"].append(other)
+    gate["fusers"] += ["other", {"name": "best_probe", "among": ["probe", "other"]}]
+    combining = combining_methods(open_recipe(save_recipe(tree)).recipe)
+    assert set(combining) == {"fused", "fused-routed", "best_fuser"}
+
+
 def test_only_what_changed_is_done_again(tree, go) -> None:
     run, _ = go(tree)
     folder = run.stage_folder("gate")
@@ -293,6 +314,8 @@ def test_behind_a_route_only_the_chosen_experts_run(tree, go) -> None:
         [expert] = route.experts
         assert answers[key].choice_index == own[key, expert].choice_index
         assert fused[key].experts[int(np.argmax(fused[key].weights))] == expert
+    if len(used) > 1:  # what an expert was spared that has no states of the question
+        assert all(choice.saved_tokens > 0 for choice in fused.values())
     cost = {r["method"]: r for r in table(run, "cost.csv") if r["split"] == "test"}
     spent = sum(own[q.id, routes[q.id].experts[0]].prompt_tokens for q in run.questions
                 if q.split == "test")  # fmt: skip

@@ -12,8 +12,8 @@ from blender_med.rankers.aggregate import max_logits
 from blender_med.records import Answer, FusedChoice, Ranking, Route
 from blender_med.stages.gate_config import ROUTE_METHOD
 from blender_med.stages.methods.board import Board
-from blender_med.stages.methods.likelihood import option_logprobs
 from blender_med.stages.methods.ranked import row_of
+from blender_med.stages.methods.sureness import own_confidence
 
 PROTOCOL = "lm_eval"  # the fusers read a question with its options as that protocol puts it
 
@@ -59,8 +59,7 @@ def routed_options(board: Board, method: str, choices: Iterable[FusedChoice]) ->
         expert = choice.experts[int(np.argmax(choice.weights))]
         row = int(firsts[expert][index]) if expert in firsts else -1
         if row >= 0:
-            shares = np.exp(option_logprobs(board, index)[board.experts.index(expert)])
-            confidence = None if np.isnan(shares).any() else float(min(1.0, shares.max()))
+            confidence = own_confidence(board.candidates[row])
             answer = board.answer(method, index, row, paid=(row,), confidence=confidence)
             yield _with_savings(board, index, answer, choice.routing_seconds, means)
 
@@ -77,7 +76,8 @@ def routed_answers(board: Board, routes: Mapping[str, Route]) -> Iterator[Answer
         route = routes.get(question.id)
         row = int(firsts[route.experts[0]][index]) if route and route.experts[0] in firsts else -1
         if route is not None and row >= 0:
-            answer = board.answer(ROUTE_METHOD, index, row, paid=(row,))
+            confidence = own_confidence(board.candidates[row])
+            answer = board.answer(ROUTE_METHOD, index, row, paid=(row,), confidence=confidence)
             yield _with_savings(board, index, answer, route.seconds, means)
 
 

@@ -14,6 +14,7 @@ from blender_med.records import Answer
 from blender_med.stages.methods import METHOD_SPECS, MethodSettings
 from blender_med.stages.methods.board import Board, Floats, Ints
 from blender_med.stages.methods.single import missing_split
+from blender_med.stages.methods.sureness import log_softmax
 
 _LEAST = -30.0  # nats; what is less likely is as good as impossible
 _PENALTY = 1.0  # of half the squared weights, as scikit-learn's C = 1
@@ -70,13 +71,6 @@ def option_logprobs(board: Board, index: int) -> Floats:
         if len(values) == options and np.isfinite(values.max(initial=-np.inf)):
             table[board.experts.index(candidate.expert)] = log_softmax(values)
     return table
-
-
-def log_softmax(values: Floats) -> Floats:
-    """Normalised over the last axis; -inf stays, the highest must be finite."""
-    shifted = values - values.max(axis=-1, keepdims=True)
-    normal: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return normal
 
 
 def conditional_logit(features: list[Floats], gold: Ints) -> Floats:

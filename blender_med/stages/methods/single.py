@@ -15,6 +15,7 @@ from blender_med.errors import DataError
 from blender_med.records import Answer
 from blender_med.stages.methods import BEST_SINGLE, METHOD_SPECS, MethodSettings
 from blender_med.stages.methods.board import Board, Ints
+from blender_med.stages.methods.sureness import own_confidence
 
 
 def expert(board: Board, settings: MethodSettings, argument: str) -> Iterator[Answer]:
@@ -83,6 +84,7 @@ def oracle(board: Board, settings: MethodSettings, argument: str) -> Iterator[An
 def constant(board: Board, settings: MethodSettings, argument: str) -> Iterator[Answer]:
     """The most frequent right label of train and dev, for every question; asks no expert.
 
+    ``confidence`` is how frequent it is there.
     Ties go to the first label. A question that lacks the option gets an answer without choice.
 
     Raises:
@@ -98,7 +100,10 @@ def constant(board: Board, settings: MethodSettings, argument: str) -> Iterator[
     for index, question in enumerate(board.questions):
         choice = board.option_of(index, label)
         text = "" if choice is None else (question.options or ())[choice]
-        yield board.answer("constant", index, None, paid=(), text=text, choice=choice)
+        yield board.answer(
+            "constant", index, None, paid=(), text=text, choice=choice,
+            confidence=None if choice is None else counts[label] / counts.total(),
+        )  # fmt: skip
 
 
 def _repeat(
@@ -107,4 +112,6 @@ def _repeat(
     for index in np.flatnonzero(picked >= 0).tolist():
         row = int(picked[index])
         paid = board.rows(index) if pays_for_all else (row,)
-        yield board.answer(method, index, row, paid=paid)
+        # An upper bound is sure of nothing: it looks at the reference.
+        confidence = None if pays_for_all else own_confidence(board.candidates[row])
+        yield board.answer(method, index, row, paid=paid, confidence=confidence)
