@@ -103,7 +103,7 @@ def _certainty_cells(certainty: Certainty | None) -> Cells:
 
 
 def fusion_cells(row: FusionRow) -> Sections:
-    """``fusion.csv``: block, method, n, changes against two rivals, outcomes, guard, flags."""
+    """``fusion.csv``: block, method, n, changes against rivals, outcomes, guard, flags, gains."""
     head: Cells = {"method": row.method, "n": row.n, "metric": row.metric}
     changes = _change_cells(row.against_top, "top")
     if row.against_best_single is not None:
@@ -115,7 +115,15 @@ def fusion_cells(row: FusionRow) -> Sections:
         "checked": row.checked,
     }
     flagged: Cells = {f"flagged_{kind}": share for kind, share in row.flagged.items()}
-    return _block_cells(row.block) | head, changes, dict(row.outcomes), guard, flagged
+    gains: Cells = {}
+    for metric, estimate in row.gains.items():
+        gains |= {
+            f"{metric}_delta_top": estimate.delta,
+            f"{metric}_delta_top_low": estimate.delta_low,
+            f"{metric}_delta_top_high": estimate.delta_high,
+            f"{metric}_p_top": estimate.p,
+        }
+    return _block_cells(row.block) | head, changes, dict(row.outcomes), guard, flagged, gains
 
 
 def _change_cells(changes: Changes, rival: str) -> Cells:

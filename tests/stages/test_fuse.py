@@ -6,6 +6,7 @@ import csv
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from blender_med.errors import ConfigError
@@ -177,6 +178,11 @@ def test_the_fusion_table_counts_what_the_answers_say(finished) -> None:
             assert int(row[f"stayed_{rival}"]) == sum(abs(g) <= 1e-6 for g in gains)
             assert int(row[f"worsened_{rival}"]) == sum(g < -1e-6 for g in gains)
         assert int(row["fused"]) == TEST
+        gains = [float(a[f"{method}.chrf"]) - float(a["bm25.chrf"]) for a in answers]
+        assert float(row["chrf_delta_top"]) == pytest.approx(np.mean(gains))
+        low, high = float(row["chrf_delta_top_low"]), float(row["chrf_delta_top_high"])
+        assert low <= np.mean(gains) <= high and 0 < float(row["chrf_p_top"]) <= 1
+    assert "length_delta_top" not in rows["genfuser"], "no length is better than another"
     ids = {q.id for q in run.questions if q.split == "test"}
     guarded = [f for f in _fusions(run)["genfuser-guarded"] if f.question_id in ids]
     share = sum(f.kept == "fused" for f in guarded) / TEST

@@ -258,20 +258,33 @@ def _rankings(rows: Sequence[RankingRow]) -> Figure:
 
 
 def _fusions(rows: Sequence[FusionRow]) -> Figure:
-    head = ("fuser", "n", "improved", "stayed", "worsened", "kept by the guard", "flagged")
+    head = (
+        "fuser", "n", "improved", "stayed", "worsened", "difference", "95 % interval",
+        "kept by the guard", "flagged",
+    )  # fmt: skip
     cells = (
         (
             row.method, str(row.n), str(row.against_top.improved), str(row.against_top.stayed),
-            str(row.against_top.worsened), percent(row.kept_fused),
+            str(row.against_top.worsened), *_gain(row), percent(row.kept_fused),
             percent(row.flagged.get("any")),
         )
         for row in rows
     )  # fmt: skip
     text = (
         "Answers that are better, equal and worse than the candidate that the fuser started from, "
-        "and the share with a sentence that the candidates do not support."
+        "by the primary metric, the mean difference, and the share of answers with a sentence that "
+        "the candidates do not support."
     )
     return Figure("fusions", "Fusers", text, None, _table(head, cells), wide=True)
+
+
+def _gain(row: FusionRow) -> tuple[str, str]:
+    """Difference to the top candidates by the primary metric, and its interval."""
+    estimate = row.gains.get(row.metric)
+    if estimate is None:
+        return "", ""
+    low, high = figure(estimate.delta_low), figure(estimate.delta_high)
+    return signed(estimate.delta), f"{low} to {high}"
 
 
 def _quality(diagnosis: Diagnosis, block: Block) -> Figure:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from blender_med.fusers.support import KINDS, read_support
 from blender_med.records import FusedAnswer
-from blender_med.stages.comparison.compare import Comparison
+from blender_med.stages.comparison.compare import Comparison, is_directed
+from blender_med.stages.comparison.estimates import Resampling, mean_estimates, question_groups
 from blender_med.stages.comparison.outcomes import Outcome
-from blender_med.stages.comparison.rows import Block, Changes, FusionRow
+from blender_med.stages.comparison.rows import Block, Changes, Estimate, FusionRow
 from blender_med.stages.methods import BEST_SINGLE
 from blender_med.stages.methods.board import Board, Floats
 
@@ -20,13 +22,16 @@ _ByIndex = dict[int, FusedAnswer]
 
 
 def fusion_rows(
-    comparison: Comparison, fusions: Mapping[str, Iterable[FusedAnswer]]
+    comparison: Comparison,
+    fusions: Mapping[str, Iterable[FusedAnswer]],
+    resampling: Resampling,
 ) -> Iterator[FusionRow]:
     """Rows by block and method, in the order of ``fusions``.
 
     Args:
         comparison: With the outcomes of the methods.
         fusions: Those of each fuser and each guard, by the name of the method.
+        resampling: Of the tests against the top candidates.
     """
     for outcomes in comparison.outcomes:
         board = outcomes[0].board
@@ -39,7 +44,9 @@ def fusion_rows(
                 if method in by_method and found:
                     metric = comparison.settings.primary(board.task)
                     rival = by_method.get(BEST_SINGLE)
-                    yield _row(block, by_method[method], rival, found, metric)
+                    row = _row(block, by_method[method], rival, found, metric)
+                    gains = _gains(by_method[method], found, resampling)
+                    yield replace(row, gains=gains)
 
 
 def _placed(board: Board, fusions: Iterable[FusedAnswer]) -> _ByIndex:
@@ -77,6 +84,20 @@ def _row(
         checked=len(supports),
         flagged=_flagged(supports),
     )
+
+
+def _gains(outcome: Outcome, fusions: _ByIndex, resampling: Resampling) -> dict[str, Estimate]:
+    """Of a method against the top candidates, by metric; paired over groups of questions."""
+    board, indices = outcome.board, np.array(sorted(fusions))
+    groups = question_groups(board, indices)
+    found = {}
+    for metric in filter(is_directed, board.scores):
+        top = _top_values(board, fusions, metric)[indices]
+        values = {"top": top, "own": outcome.values(metric)[indices]}
+        estimates = mean_estimates(values, resampling, groups, base="top")
+        if "top" in estimates and "own" in estimates and estimates["own"].delta is not None:
+            found[metric] = estimates["own"]
+    return found
 
 
 def _top_values(board: Board, fusions: _ByIndex, metric: str) -> Floats:
