@@ -132,6 +132,8 @@ class Sampler(threading.Thread):
         while frame is not None:
             stack.append(Frame(frame.f_code.co_filename, frame.f_code.co_name, frame))
             frame = frame.f_back
+        if not stack:  # the run has ended
+            return
         kind, stage = kind_of(stack), self._stage()
         self.seconds[stage][kind] += elapsed
         if kind == OWN:

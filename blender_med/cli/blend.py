@@ -34,7 +34,8 @@ _FUSER = (
     "vllm: where vLLM is to serve it."
 )
 AllowPickle = Annotated[
-    bool, typer.Option("--allow-pickle", help="Read models that come without safetensors.")
+    bool,
+    typer.Option("--allow-pickle", help="Read rankers and fusers that come without safetensors."),
 ]
 
 

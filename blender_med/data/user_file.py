@@ -71,14 +71,14 @@ class UserFile:
         Args:
             columns: One column that holds a list of texts (in CSV as JSON), or several that hold a
                 text each.
-            ranks: Column with a list of the texts' ranks, 1 the best, by which they are ordered;
-                where the file has no such column they keep their order.
+            ranks: Column with a list of the ranks of one column's texts, 1 the best, by which they
+                are ordered. Without it, and texts of several columns, keep their order.
 
         Raises:
             DataError: There is no such column, or a row has no list of texts.
         """
         self.check_columns(columns)
-        known = ranks if ranks in self.columns else None
+        known = ranks if ranks in self.columns and len(columns) == 1 else None
         found: list[Candidate] = []
         for number in range(len(self.rows)):
             texts = self._cell(number, lambda row: _ordered(row, columns, known))
@@ -136,7 +136,7 @@ def _listed(row: Mapping[str, Any], name: str) -> Any:
 def _ordered(
     row: Mapping[str, Any], columns: Sequence[str], ranks: str | None
 ) -> list[tuple[str, int, str]]:
-    """What `_texts` gives; by rank, equal ones in their order, they all count to one column."""
+    """What `_texts` gives; with ranks the best first, equal ones in their order."""
     texts = list(_texts(row, columns))
     if ranks is None:
         return texts

@@ -209,10 +209,14 @@ class TransformersEngine:
         return int(self._tokenizer.pad_token_id or min(self._stops, default=0))
 
     def _batches(self, requests: Sequence[_R]) -> Iterator[list[int]]:
-        """Positions in batches: one adapter each, longest first, so that memory fails at once."""
+        """Positions in batches: one adapter each, longest first, so that memory fails at once.
 
-        def adapter(position: int) -> str:
-            return requests[position].lora or ""
+        And one set of tokens that end a text.
+        """
+
+        def adapter(position: int) -> tuple[str, tuple[int, ...]]:
+            request = requests[position]
+            return request.lora or "", getattr(request, "stop_token_ids", ())
 
         order = sorted(
             range(len(requests)), key=lambda p: (adapter(p), -len(requests[p].token_ids), p)

@@ -18,7 +18,7 @@ from blender_med.fusers.applied import FuserToApply as ToApply
 from blender_med.fusers.base import Fuser, Fusion
 from blender_med.fusers.config import Decoding
 from blender_med.fusers.prompts import aggregator_turns, fusion_turns
-from blender_med.rankers.config import RankerToApply, check_source
+from blender_med.rankers.config import AppliedMean, RankerToApply, check_source
 from blender_med.records import FusedAnswer
 from blender_med.registry import suggestion
 from blender_med.stages.base import (
@@ -346,6 +346,10 @@ class Fuse(DividedStage):
                 raise ConfigError("a guard needs a ranker", key=f"{role.key}.guard", fix=fix)
             return
         _check_known("ranker", name, list(self._rankers), key)
+        if role.is_guard and isinstance(self._rankers[name], AppliedMean):
+            problem = "of two texts a mean of rankers only says how many rankers prefer which"
+            fix = "name one of the rankers that it is of with guard_ranker"
+            raise ConfigError(problem, key=key, value=name, fix=fix)
         if "long" not in ranked_tasks(self.run, self._rankers[name]):
             fix = "name a ranker with a label of long answers"
             raise ConfigError("this ranker ranks no long answers", key=key, value=name, fix=fix)
@@ -360,8 +364,7 @@ class Fuse(DividedStage):
 
 def _contest(fused: FusedAnswer, group: Group, order: dict[str, Order] | None) -> Contest:
     lineup = line_up(group, _placed(order, fused.question_id), 1)
-    [top] = lineup.shown or [lineup.top]  # a blank candidate is no rival
-    return Contest(group.question, top, fused)
+    return Contest(group.question, lineup.top, fused)
 
 
 def _placed(order: dict[str, Order] | None, question_id: str) -> Order | None:

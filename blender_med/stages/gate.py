@@ -124,12 +124,14 @@ class Gate(Stage):
         example: StateExample,
         chosen: Sequence[Chosen],
     ) -> FusedChoice:
-        """The mean over the seeds, with what the experts that have a weight cost in one of them."""
+        """The mean over the seeds, with what the experts cost that have a weight in one of them."""
         probabilities = np.mean([c.probabilities for c in chosen], axis=0)
         weights = tuple(np.mean([c.weights for c in chosen], axis=0).tolist())
         spent = self._costs.get(example.question_id, {})
-        full = [spent.get(name) or self._mean_costs.get(name, Cost()) for name in experts]
-        used, spared = _shared_cost(full, [c.weights > 0 for c in chosen])
+        means = self._mean_costs if self._is_sparse else {}
+        full = [spent.get(name, means.get(name, Cost())) for name in experts]
+        used = _total([c for c, weight in zip(full, weights, strict=True) if weight > 0])
+        spared = _total([c for c, weight in zip(full, weights, strict=True) if weight == 0])
         routing = spent.get(QUESTION_ENCODER, Cost())
         return FusedChoice(
             question_id=example.question_id,
@@ -215,7 +217,7 @@ class Gate(Stage):
 
     @cached_property
     def _mean_costs(self) -> Mapping[str, Cost]:
-        """Of each expert over the questions that it read: what one costs that it was spared."""
+        """Of each expert over the questions that it read: what it costs where it was spared."""
         found: dict[str, list[Cost]] = defaultdict(list)
         for own in self._costs.values():
             for name, cost in own.items():
@@ -256,20 +258,6 @@ class Gate(Stage):
                 fix = suggestion(name, known) + "; it must stand before"
                 problem = "stage gate has no such fuser"
                 raise ConfigError(problem, key=f"{key}.among", value=name, fix=fix)
-
-
-def _shared_cost(full: Sequence[Cost], used: Sequence[Any]) -> tuple[Cost, Cost]:
-    """What a fuser of one seed spends on a question and what it saves, on average over the seeds.
-
-    Args:
-        full: Cost of each expert, [experts].
-        used: Of each seed: which experts have a weight, [experts].
-    """
-    spent = _mean_cost([_total([c for c, u in zip(full, own, strict=True) if u]) for own in used])
-    saved = _mean_cost(
-        [_total([c for c, u in zip(full, own, strict=True) if not u]) for own in used]
-    )
-    return spent, saved
 
 
 def _total(costs: Sequence[Cost]) -> Cost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from blender_med.training.processes import gathered, is_first, share, wait_for_a
 from blender_med.training.trainer import JobTrainer, spreads_weights, training_arguments
 
 WHOLE = "whole"  # folder of gathered weights, beside the checkpoints while texts are written
+_EMPTY_ELSEWHERE = "FSDP_CPU_RAM_EFFICIENT_LOADING"
 _CHARACTERS = 5  # of a token, roughly
 
 
@@ -96,17 +98,35 @@ class FuserTrainer(JobTrainer):
         if not spreads_weights(self):
             yield FuserModel(writing_copy(self.model, self._precision), self._formatter)
             return
-        # Else ZeRO 3 would spread the copy as well. The model is set up, nothing else asks for it.
-        unset_hf_deepspeed_config()
         folder = Path(self.args.output_dir) / WHOLE
         self.save_model(str(folder))
         wait_for_all()
-        whole = trained_model(self._job, folder, self._precision)
+        with _loading_whole():
+            whole = trained_model(self._job, folder, self._precision)
         wait_for_all()
         if is_first():
             shutil.rmtree(folder)
-        writer = writing_copy(whole.model, self._precision).to(self.args.device)
-        yield whole._replace(model=writer)
+        model = writing_copy(whole.model, self._precision)
+        whole = whole._replace(model=model.to(self.args.device))
+        yield whole
+
+
+@contextmanager
+def _loading_whole() -> Iterator[None]:
+    """Every process loads all weights, which the launchers of spread models prevent.
+
+    ZeRO 3 would spread them as they load; for FSDP all processes but the first would leave them
+    empty, to be sent them later.
+    """
+    unset_hf_deepspeed_config()  # the model in training is set up, nothing else asks for it
+    before = os.environ.get(_EMPTY_ELSEWHERE)
+    os.environ[_EMPTY_ELSEWHERE] = "false"
+    try:
+        yield
+    finally:
+        del os.environ[_EMPTY_ELSEWHERE]
+        if before is not None:
+            os.environ[_EMPTY_ELSEWHERE] = before
 
 
 def _rows(examples: Sequence[FusionExample]) -> Any:

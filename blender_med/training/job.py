@@ -37,7 +37,7 @@ Log = Sequence[Mapping[str, Any]]
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # How torch.save fails: it raises no OSError.
-_TORCH_WRITER = re.compile("PytorchStreamWriter|inline_container|iostream error")
+_TORCH_WRITER = re.compile("PytorchStreamWriter|unexpected pos|iostream error")
 
 
 class Task(ABC):
@@ -188,6 +188,8 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
+        if "while serializing" not in str(error):  # a damaged file that was read
+            raise
         raise _unwritten(folder, error) from error
     except OSError as error:
         if error.errno not in _OF_THE_DISK:

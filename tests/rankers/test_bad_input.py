@@ -49,7 +49,9 @@ def checkpoints(tiny_model, tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def rankers(checkpoints) -> dict[str, Any]:
     loaded = {kind: load(kind, checkpoints[kind]) for kind in WITH_MODEL}
-    return loaded | {"bm25": RANKERS.load("bm25")()}
+    bm25 = RANKERS.load("bm25")()
+    mean = RANKERS.load("mean")([(bm25, {}), (loaded["embedding"], {})])
+    return loaded | {"bm25": bm25, "mean": mean}
 
 
 @pytest.fixture

@@ -159,6 +159,8 @@ FSDP = {
     "FSDP_VERSION": "2",
     "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
     "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+    "FSDP_SYNC_MODULE_STATES": "true",
 }
 ZERO = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true"}
 LAUNCHERS = {
@@ -197,6 +199,7 @@ def test_two_processes_train_as_one_does(
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
     values = [[float(row[METRIC]) for row in log if row[METRIC]] for log in logs]
     assert values[0] == pytest.approx(values[1])
+    assert any(values[0]), "nothing was written that could be wrong"
     names = [{path.name for path in (tmp_path / n / "toy").iterdir()} for n in ("one", "two")]
     assert names[0] == names[1]
     again = subprocess.run(two, check=True, capture_output=True, text=True)

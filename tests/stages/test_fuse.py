@@ -306,6 +306,13 @@ def test_a_guard_needs_a_ranker(fuse_tree, save_recipe) -> None:
         stages_of(open_recipe(save_recipe(fuse_tree)))
 
 
+def test_a_mean_of_rankers_is_no_guard(fuse_tree, save_recipe) -> None:
+    mean = "stages.rank.rankers=[bm25, {type: bm25, name: again}, {type: mean, of: [bm25, again]}]"
+    overrides = [mean, "stages.fuse.fusers.0.guard_ranker=mean"]
+    with pytest.raises(ConfigError, match=r"fusers.0.guard_ranker.*how many rankers prefer"):
+        stages_of(open_recipe(save_recipe(fuse_tree), overrides))
+
+
 def test_a_split_that_is_not_ranked_cannot_be_fused(fuse_tree, save_recipe) -> None:
     overrides = ["stages.rank.splits=[test]", "stages.fuse.splits=[dev]"]
     with pytest.raises(ConfigError, match="this split is not ranked"):

@@ -20,7 +20,7 @@ from blender_med.fusers.embedding import EmbeddingFuser
 from blender_med.records import Answer, Candidate, FusedChoice, HiddenState, Route
 from blender_med.stages.base import Run
 from blender_med.stages.combining import combining_methods
-from blender_med.stages.gate import Cost, _shared_cost
+from blender_med.stages.gate import Cost, _mean_cost, _total
 from blender_med.stages.pipeline import open_recipe
 from blender_med.stages.runner import Selection, run_pipeline, stages_of
 from blender_med.store.shards import read_parts
@@ -183,14 +183,10 @@ def test_the_tables_say_how_sure_the_fusers_are_and_whom_they_beat(run) -> None:
     assert float(gating["weight_good"]) + float(gating["weight_poor"]) == pytest.approx(1)
 
 
-def test_a_question_costs_what_the_experts_of_each_seed_cost() -> None:
-    full = [Cost(10, 1.0), Cost(30, 2.0), Cost(100, 4.0)]
-    spent, saved = _shared_cost(
-        full, [np.array([True, False, False]), np.array([False, True, False])]
-    )
-    assert (spent, saved) == (Cost(20, 1.5), Cost(120, 5.5))
-    spent, saved = _shared_cost(full, [np.array([True, True, True])])
-    assert (spent, saved) == (Cost(140, 7.0), Cost())
+def test_an_expert_that_was_spared_costs_its_mean() -> None:
+    costs = [Cost(10, 1.0), Cost(31, 2.0)]
+    assert _mean_cost(costs) == Cost(20, 1.5)
+    assert _total([]) == Cost()
 
 
 def test_the_best_of_probes_is_no_ensemble(tree, save_recipe) -> None:

@@ -24,8 +24,11 @@ FAMILIES = ("t5", "llama")
 def formatters(tiny_t5, tiny_llama) -> dict[str, Any]:
     found = {}
     for name, folder in zip(FAMILIES, (tiny_t5, tiny_llama), strict=True):
-        loaded = load_model(folder, dtype="float32", device="cpu", revision=None, settings={})
-        found[name] = formatter_of(*loaded, {"max_length": 128, "candidate_maxlength": 16})
+        model, tokenizer = load_model(
+            folder, dtype="float32", device="cpu", revision=None, settings={}
+        )
+        lengths = {"max_length": 128, "candidate_maxlength": 16}
+        found[name] = formatter_of(model.config, tokenizer, lengths)
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -44,9 +43,7 @@ def fusion_rows(
                 if method in by_method and found:
                     metric = comparison.settings.primary(board.task)
                     rival = by_method.get(BEST_SINGLE)
-                    row = _row(block, by_method[method], rival, found, metric)
-                    gains = _gains(by_method[method], found, resampling)
-                    yield replace(row, gains=gains)
+                    yield _row(block, by_method[method], rival, found, metric, resampling)
 
 
 def _placed(board: Board, fusions: Iterable[FusedAnswer]) -> _ByIndex:
@@ -59,7 +56,12 @@ def _placed(board: Board, fusions: Iterable[FusedAnswer]) -> _ByIndex:
 
 
 def _row(
-    block: Block, outcome: Outcome, rival: Outcome | None, fusions: _ByIndex, metric: str
+    block: Block,
+    outcome: Outcome,
+    rival: Outcome | None,
+    fusions: _ByIndex,
+    metric: str,
+    resampling: Resampling,
 ) -> FusionRow:
     indices = sorted(fusions)
     own = [fusions[i] for i in indices]
@@ -83,6 +85,7 @@ def _row(
         margin=float(np.mean(margins)) if margins else None,
         checked=len(supports),
         flagged=_flagged(supports),
+        gains=_gains(outcome, fusions, resampling),
     )
 
 

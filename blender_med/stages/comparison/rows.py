@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from blender_med.data.contamination import Overlap
 from blender_med.fusers.support import SentenceSupport
@@ -210,8 +210,8 @@ class FusionRow:
         checked: Answers whose sentences were checked.
         flagged: Share of them with a flag of each kind; ``any`` for at least one. Empty where
             nothing was checked.
-        gains: Each metric that has a direction: mean of the method, difference to the top
-            candidate and its paired test, as they stand, over the metrics of one method.
+        gains: By metric that has a direction: mean of the method, difference to the top
+            candidate and its paired test, not corrected.
     """
 
     block: Block
@@ -226,7 +226,7 @@ class FusionRow:
     margin: float | None
     checked: int
     flagged: Mapping[str, float]
-    gains: Mapping[str, Estimate] = field(default_factory=dict)
+    gains: Mapping[str, Estimate]
 
 
 @dataclass(frozen=True, slots=True)

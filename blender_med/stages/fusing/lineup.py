@@ -22,7 +22,7 @@ class Lineup:
 
     Attributes:
         question: The question.
-        top: The candidate that stands first; it may be blank.
+        top: The first candidate that is not blank; where all are, the first.
         shown: Distinct texts that are not blank, the best first; at most ``top_k``.
     """
 
@@ -64,7 +64,8 @@ def line_up(group: Group, order: Order | None, top_k: int) -> Lineup:
     for candidate in ordered:
         if candidate.text.strip():
             distinct.setdefault(candidate.text, candidate)
-    return Lineup(group.question, ordered[0], tuple(distinct.values())[:top_k])
+    shown = tuple(distinct.values())[:top_k]
+    return Lineup(group.question, shown[0] if shown else ordered[0], shown)
 
 
 def fuse_lineups(
@@ -122,13 +123,12 @@ def fused_answers(
 
 def _record(origin: Origin, lineup: Lineup, fusion: Fusion, seconds: float) -> FusedAnswer:
     is_new = fusion.outcome == "fused"
-    fallback = lineup.shown[0] if lineup.shown else lineup.top
     return FusedAnswer(
         question_id=lineup.question.id,
         method=origin.method,
-        text=fusion.text if is_new else fallback.text,
+        text=fusion.text if is_new else lineup.top.text,
         outcome=fusion.outcome,
-        candidate=None if is_new else fallback.key,
+        candidate=None if is_new else lineup.top.key,
         shown=tuple(candidate.key for candidate in lineup.shown),
         top=lineup.top.key,
         rankers=() if origin.ranker is None else (origin.ranker,),
