@@ -109,7 +109,7 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory, chat_tokenizer: Any) ->
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=260,
-        hidden_size=32,
+        hidden_size=64,  # vLLM computes no heads below 32 on a CPU
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,

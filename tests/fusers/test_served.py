@@ -139,9 +139,11 @@ def test_vllm_writes_what_transformers_writes(tiny_llama) -> None:
         texts = fuser.fusions(*questions, top_k=3, decoding=_recipe().decoding)
     plain = loaded.fusions(*questions, top_k=3, decoding=_recipe().decoding)
     assert [f.prompt_tokens for f in texts] == [f.prompt_tokens for f in plain]
-    # A text may end within a character.
-    found, expected = ([f.text.rstrip("\ufffd") for f in own] for own in (texts, plain))
-    assert found == expected
-    assert len(set(found)) > 1
-    assert [f.finish_reason for f in texts] == [f.finish_reason for f in plain]
+    # This model writes bytes at random: vLLM leaves out what follows half a character at the end.
+    for found, expected in zip(texts, plain, strict=True):
+        assert expected.text.startswith(found.text.rstrip("\ufffd"))
+        assert len(expected.text) - len(found.text) <= 3
+        assert found.finish_reason == expected.finish_reason
+        assert found.completion_tokens == expected.completion_tokens
+    assert len({f.text for f in texts}) > 30
     assert "stop" in {f.finish_reason for f in texts}
