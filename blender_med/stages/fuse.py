@@ -30,7 +30,7 @@ from blender_med.stages.base import (
     unit_method,
     unit_range,
 )
-from blender_med.stages.config import FuseConfig, GenerateConfig, RankConfig, TrainFuserConfig
+from blender_med.stages.config import FuseConfig, RankConfig, TrainFuserConfig
 from blender_med.stages.fusing.experts import (
     ExpertEngine,
     asked_expert,
@@ -58,6 +58,7 @@ from blender_med.stages.rank import (
     stored_rankings,
 )
 from blender_med.store.shards import part_path, read_part
+from blender_med.training.fuser_config import FuserJob
 
 
 class Role(NamedTuple):
@@ -203,8 +204,7 @@ class Fuse(DividedStage):
         from blender_med.fusers.genfuser import GenFuser
 
         config = self._experts[str(fuser.asked_expert)]
-        is_aggregate = isinstance(fuser, AppliedAggregate)
-        wording = aggregator_turns if is_aggregate else fusion_turns
+        wording = aggregator_turns if isinstance(fuser, AppliedAggregate) else fusion_turns
         formatter = expert_formatter(config, fuser, wording, key)
         with asked_expert(config, cache=self._cache, verbose=self.run.verbose) as expert:
             written = GenFuser(formatter, ExpertEngine(expert))
@@ -230,10 +230,9 @@ class Fuse(DividedStage):
 
     @contextmanager
     def _served_fuser(self, fuser: AppliedGenFuser, key: str) -> Iterator[Fuser]:
+        source, verbose = self._source(fuser), self.run.verbose
+        served = served_genfuser(fuser, source, cache=self._cache, verbose=verbose)
         with ExitStack() as stack:
-            served = served_genfuser(
-                fuser, self._source(fuser), cache=self._cache, verbose=self.run.verbose
-            )
             try:
                 loaded = stack.enter_context(served)
             except BlenderMedError as error:
@@ -248,15 +247,13 @@ class Fuse(DividedStage):
 
     def _origin(self, fuser: AppliedGenFuser) -> str:
         """The weights of a fuser, or those that it is trained from."""
-        stage = self.run.recipe.stage("train-fuser")
-        jobs = stage.jobs if isinstance(stage, TrainFuserConfig) else ()
-        backbones = {job.name: job.fuser.backbone for job in jobs}
-        return str(fuser.model) if fuser.trained is None else backbones[fuser.trained]
+        if fuser.trained is not None:
+            return trained_fusers(self.run)[fuser.trained].fuser.backbone
+        return str(fuser.model)
 
     @property
     def _cache(self) -> bool:
-        generate = self.run.recipe.stage("generate")
-        return generate.cache if isinstance(generate, GenerateConfig) else True
+        return bool(getattr(self.run.recipe.stage("generate"), "cache", True))
 
     def _decoding(self, fuser: ToApply) -> Decoding | None:
         """Decoding of a fuser, with the run's seed added to its own."""
@@ -325,7 +322,7 @@ class Fuse(DividedStage):
             _check_known("expert", fuser.asked_expert, list(self._experts), f"{key}.expert")
             prompt_room(self._experts[fuser.asked_expert], fuser, key)
         elif isinstance(fuser, AppliedGenFuser) and fuser.trained is not None:
-            _check_known("fuser", fuser.trained, trained_fusers(self.run), f"{key}.trained")
+            _check_known("fuser", fuser.trained, list(trained_fusers(self.run)), f"{key}.trained")
         elif isinstance(fuser, AppliedGenFuser):
             check_source(str(fuser.model), f"{key}.model")
         if isinstance(fuser, AppliedGenFuser) and fuser.engine == "vllm":
@@ -348,7 +345,7 @@ class Fuse(DividedStage):
         _check_known("ranker", name, list(self._rankers), key)
         if role.is_guard and isinstance(self._rankers[name], AppliedMean):
             problem = "of two texts a mean of rankers only says how many rankers prefer which"
-            fix = "name one of the rankers that it is of with guard_ranker"
+            fix = "name one of its rankers with guard_ranker"
             raise ConfigError(problem, key=key, value=name, fix=fix)
         if "long" not in ranked_tasks(self.run, self._rankers[name]):
             fix = "name a ranker with a label of long answers"
@@ -382,10 +379,10 @@ def _fusions(
         raise error.under(role.key) from error
 
 
-def trained_fusers(run: Run) -> list[str]:
-    """Names of the fusers that a run trains."""
+def trained_fusers(run: Run) -> dict[str, FuserJob]:
+    """Training jobs of a run's fusers, by name."""
     stage = run.recipe.stage("train-fuser")
-    return [job.name for job in stage.jobs] if isinstance(stage, TrainFuserConfig) else []
+    return {job.name: job for job in stage.jobs} if isinstance(stage, TrainFuserConfig) else {}
 
 
 def _check_known(kind: str, name: str, known: Sequence[str], key: str) -> None:
