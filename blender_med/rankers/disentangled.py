@@ -16,8 +16,6 @@ from torch.nn.functional import scaled_dot_product_attention as attend
 
 # Numbers in a block of scores on a CPU: it stays in the cache.
 _CPU_BLOCK = 2**20
-# Tables are laid out for lengths up to the next multiple of this.
-_LENGTH_STEP = 128
 
 
 class DistanceTables(NamedTuple):
@@ -30,10 +28,6 @@ class DistanceTables(NamedTuple):
 
     key: torch.Tensor | None
     query: torch.Tensor | None
-
-    def at(self, *where: slice) -> DistanceTables:
-        """Views of both."""
-        return DistanceTables(*(None if t is None else t[where] for t in self))
 
 
 class DisentangledAttention:
@@ -52,11 +46,7 @@ class DisentangledAttention:
         buckets: Callable[[int], torch.Tensor],
         scale: float,
     ) -> None:
-        self._by_bucket = [
-            DistanceTables(*(None if t is None else t * scale for t in own)) for own in tables
-        ]
-        self._buckets, self._scale = buckets, scale
-        self._longest, self._by_distance = 0, list(self._by_bucket)
+        self._tables, self._buckets, self._scale = tables, buckets, scale
 
     def __call__(
         self,
@@ -67,41 +57,24 @@ class DisentangledAttention:
         places: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Weighted values, of the query's shape."""
-        by_distance = self._tables(layer, key.shape[2])
+        query = query * self._scale
+        buckets = self._buckets(key.shape[2])
+        by_distance = DistanceTables(
+            *(None if table is None else table[:, buckets] for table in self._tables[layer])
+        )
         if places is not None:
-            bias = _bias_at(query, key, by_distance, places)
-            return attend(query, key, value, attn_mask=bias, scale=self._scale)
+            bias = _bias_at(query, key * self._scale, by_distance, places)
+            return attend(query, key, value, attn_mask=bias, scale=1.0)
         result = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
         result = result.transpose(1, 2)
         for rows, heads in _blocks(query):
             block = rows, heads
-            bias = _bias(query[block], key[block], by_distance.at(heads))
+            tables = DistanceTables(*(None if t is None else t[heads] for t in by_distance))
+            bias = _bias(query[block], key[block] * self._scale, tables)
             result[block] = attend(
-                query[block], key[block], value[block], attn_mask=bias, scale=self._scale
+                query[block], key[block], value[block], attn_mask=bias, scale=1.0
             )
         return result
-
-    def _tables(self, layer: int, length: int) -> DistanceTables:
-        """Views of a layer's tables, [heads, 2 * length - 1, head size].
-
-        For keys from distance length - 1 down, for queries from 1 - length up.
-        """
-        if length > self._longest:
-            self._lay_out(-(-length // _LENGTH_STEP) * _LENGTH_STEP)
-        skipped = self._longest - length
-        return self._by_distance[layer].at(slice(None), slice(skipped, skipped + 2 * length - 1))
-
-    def _lay_out(self, length: int) -> None:
-        """Put the tables into the order of distances, for rows up to this length."""
-        up = self._buckets(length)
-        self._by_distance = [
-            DistanceTables(
-                None if own.key is None else own.key[:, up.flip(0)],
-                None if own.query is None else own.query[:, up],
-            )
-            for own in self._by_bucket
-        ]
-        self._longest = length
 
 
 def _blocks(query: torch.Tensor) -> Iterator[tuple[slice, slice]]:
@@ -117,10 +90,10 @@ def _blocks(query: torch.Tensor) -> Iterator[tuple[slice, slice]]:
 
 
 def _bias(query: torch.Tensor, key: torch.Tensor, tables: DistanceTables) -> torch.Tensor:
-    """Scores from distances, [rows, heads, length, length]."""
+    """Scores from distances, [rows, heads, length, length]; tables in the order of distances."""
     parts = []
     if tables.key is not None:
-        parts.append(_diagonals(query @ tables.key.transpose(1, 2)))
+        parts.append(_diagonals(query @ tables.key.flip(1).transpose(1, 2)))
     if tables.query is not None:
         parts.append(_diagonals(key @ tables.query.transpose(1, 2)).transpose(2, 3))
     return parts[0] + parts[1] if len(parts) == 2 else parts[0]
@@ -143,7 +116,7 @@ def _bias_at(
     parts = []
     if tables.key is not None:
         products = query @ tables.key.transpose(1, 2)
-        wanted = (2 * length - 2 - index)[:, None].expand(-1, products.shape[1], -1, -1)
+        wanted = index[:, None].expand(-1, products.shape[1], -1, -1)
         parts.append(products.gather(3, wanted))
     if tables.query is not None:
         parts.append(torch.einsum("rhld,hrpld->rhpl", key, tables.query[:, index]))

@@ -76,17 +76,6 @@ def test_long_rows_are_done_in_blocks(make_ranker, monkeypatch):
     np.testing.assert_allclose(ranker.pairwise_logits(SOURCE, TEXTS), expected, rtol=0, atol=5e-5)
 
 
-def test_tables_of_distances_grow_with_the_rows(make_ranker, monkeypatch):
-    from blender_med.rankers import disentangled
-
-    monkeypatch.setattr(disentangled, "_LENGTH_STEP", 4)
-    ranker = make_ranker("deberta-v2")
-    for source in ("fever", SOURCE, "fever"):
-        expected = forward(ranker, source, TEXTS)
-        found = ranker.pairwise_logits(source, TEXTS)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=5e-5)
-
-
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "modernbert", "t5"])
 def test_bfloat16_is_as_near_as_the_model_of_transformers_in_bfloat16(family, make_ranker):
     ranker = make_ranker(family)
