@@ -108,11 +108,12 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
     """Return ``tree`` with each ``a.b=value`` applied; the value is read as YAML.
 
     A list item is named by its position (``experts.0``), its type or its name
-    (``stages.generate.cache``). Missing mappings are created, so a misspelt key is still caught
-    when the recipe is parsed.
+    (``stages.generate.cache``). ``a.b+=value`` puts the value behind the items of a list. Missing
+    mappings are created, so a misspelt key is still caught when the recipe is parsed.
 
     Raises:
-        ConfigError: An override has no ``=``, or its path runs through a value.
+        ConfigError: An override has no ``=``, its path runs through a value, or ``+=`` meets what
+            is no list.
     """
     result = _copied(tree)
     for override in overrides:
@@ -122,7 +123,11 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
             raise ConfigError(
                 "an override needs a key and a value", key="--set", value=override, fix=fix
             )
-        _assign(result, key.strip(), _override_value(key, text))
+        value = _override_value(key, text)
+        if key.rstrip().endswith("+"):
+            _append(result, key.rstrip().removesuffix("+").strip(), value)
+        else:
+            _assign(result, key.strip(), value)
     return result
 
 
@@ -166,6 +171,16 @@ def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
         node.append(value)
     else:
         node[_slot(node, last, key)] = value
+
+
+def _append(tree: dict[str, Any], key: str, value: Any) -> None:
+    node: Any = tree
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else node[_slot(node, part, key)]
+    if not isinstance(node, list):
+        fix = "write key=value; += is for lists"
+        raise ConfigError("there is no list to append to", key=key, value=node, fix=fix)
+    node.append(value)
 
 
 def _slot(node: Any, part: str, key: str) -> Any:

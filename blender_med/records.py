@@ -225,8 +225,8 @@ class FusedChoice:
         probabilities: Of the options; they sum to 1.
         experts: Names of the experts that the fuser reads.
         weights: What the gate gave each of them, [experts]; they sum to 1.
-        seed_choices: What each of the averaged fusers chooses, in the order of their seeds; of a
-            single fuser its own choice.
+        seed_choices: What each of the averaged fusers chooses, in the order of their seeds, or of
+            the recipe; of a single fuser its own choice.
         tokens: Of the texts that the experts with a weight read.
         seconds: Of these experts and of the encoder of the questions; this and the next are the
             columns that differ between runs.

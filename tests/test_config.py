@@ -122,6 +122,19 @@ def test_list_items_are_found_by_type_or_name() -> None:
     assert changed["experts"] == [{"name": "a", "dtype": "float32"}]
 
 
+def test_overrides_append_to_lists() -> None:
+    tree = {"stages": [{"type": "gate", "fusers": ["a"]}]}
+    changed = apply_overrides(tree, ["stages.gate.fusers+=b", "stages.gate.fusers += {name: c}"])
+    assert changed == {"stages": [{"type": "gate", "fusers": ["a", "b", {"name": "c"}]}]}
+    assert tree["stages"] == [{"type": "gate", "fusers": ["a"]}]
+
+
+@pytest.mark.parametrize("override", ["a.b+=1", "a.x+=1", "x+=1", "+=1", "a.b.c+=1"])
+def test_only_lists_are_appended_to(override: str) -> None:
+    with pytest.raises(ConfigError):
+        apply_overrides({"a": {"b": 3}}, [override])
+
+
 @pytest.mark.parametrize("override", ["", "novalue", "=1", "a.b.c=1", "a.9=1", "a=[1"])
 def test_bad_overrides_are_config_errors(override: str) -> None:
     with pytest.raises(ConfigError):

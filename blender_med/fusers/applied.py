@@ -161,6 +161,37 @@ class AppliedConcatenation(AppliedFuser):
     type: Literal["concatenation"] = "concatenation"
 
 
+class AppliedEmbedding(AppliedFuser):
+    """An embedding fuser with the head ``generate``: writes from the experts' hidden states.
+
+    Exactly one source: ``model`` (a local folder or a Hub id) or ``trained`` (a fuser of this
+    run's stage train-gate). It reads the states of the question and no candidate, so ``ranker``
+    says only which candidate its answer is held against, and ``top_k`` nothing.
+    """
+
+    type: Literal["embedding"] = "embedding"
+    model: str | None = None
+    trained: str | None = None
+    decoding: Decoding = Decoding()
+    device: str | None = speed_only(None)
+    batch_size: int = speed_only(32, ge=1, description="questions that are decoded together")
+
+    @property
+    def method(self) -> str:
+        """Name of the method: its own, or that of its training."""
+        return self.name or self.trained or self.type
+
+    @model_validator(mode="after")
+    def _one_source(self) -> AppliedEmbedding:
+        if (self.model is None) == (self.trained is None):
+            raise ValueError("give either 'model' or 'trained'")
+        if self.decoding.temperature > 0:
+            fix = "set temperature to 0"
+            raise InvalidValueError("an embedding fuser writes by beam search", fix=fix)
+        return self
+
+
 FuserToApply = Annotated[
-    AppliedGenFuser | AppliedAggregate | AppliedConcatenation, Field(discriminator="type")
+    AppliedGenFuser | AppliedAggregate | AppliedConcatenation | AppliedEmbedding,
+    Field(discriminator="type"),
 ]

@@ -7,10 +7,10 @@ The experts themselves are no part of the model: their states are data, so they 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import nn
@@ -19,13 +19,18 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from blender_med.errors import ConfigError, DataError
+from blender_med.fusers.base import Generation
 from blender_med.fusers.config import Decoding
 from blender_med.fusers.embedding_checkpoint import (
     EmbeddingFuserConfig,
     check_experts,
     checked_settings,
 )
-from blender_med.fusers.embedding_config import EmbeddingFuserSettings, GenerateHeadConfig
+from blender_med.fusers.embedding_config import (
+    EmbeddingFuserSettings,
+    GenerateHeadConfig,
+    NewDecoderConfig,
+)
 from blender_med.fusers.fusion_layers import (
     ChoiceHead,
     Combination,
@@ -35,7 +40,7 @@ from blender_med.fusers.fusion_layers import (
     check_states,
 )
 from blender_med.fusers.gate import Gating, build_gate
-from blender_med.fusers.memory_decoder import build_decoder, decode, load_decoder
+from blender_med.fusers.memory_decoder import build_decoder, decode, load_decoder, new_decoder
 from blender_med.models import load_config, load_pretrained, load_tokenizer
 from blender_med.registry import suggestion
 
@@ -59,6 +64,13 @@ class EmbeddingFuserOutput(ModelOutput):
     gate_loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     weights: torch.Tensor | None = None
+
+
+class WrittenAnswers(NamedTuple):
+    """Answers to some questions, and the weights of the experts, [questions, n]."""
+
+    generations: list[Generation]
+    weights: torch.Tensor
 
 
 class EmbeddingFuser(PreTrainedModel):
@@ -114,6 +126,7 @@ class EmbeddingFuser(PreTrainedModel):
         *,
         slots: int = 1,
         question_width: int | None = None,
+        texts: Iterable[str] = (),
     ) -> Self:
         """A fuser to be trained.
 
@@ -122,6 +135,7 @@ class EmbeddingFuser(PreTrainedModel):
             experts: Width of the states of each expert by its name.
             slots: Vectors per text and expert.
             question_width: Of the embedding that the gate reads, where it reads one.
+            texts: That a new decoder's tokenizer is learned from.
 
         Raises:
             ConfigError: No expert, the gate chooses more than there are, or the decoder is no T5
@@ -131,7 +145,12 @@ class EmbeddingFuser(PreTrainedModel):
         fields = settings.model_dump(mode="json", exclude={"head"})
         decoder = tokenizer = None
         if isinstance(settings.head, GenerateHeadConfig):
-            decoder, tokenizer = load_decoder(settings.head.decoder, settings.head.revision)
+            own = settings.head.decoder
+            decoder, tokenizer = (
+                new_decoder(own, texts)
+                if isinstance(own, NewDecoderConfig)
+                else load_decoder(own, settings.head.revision)
+            )
             fields |= {"decoder_config": decoder.config.to_dict()}
             fields |= {"tuning": settings.head.tuning, "lora_rank": settings.head.lora_rank}
         config = EmbeddingFuserConfig(
@@ -246,7 +265,6 @@ class EmbeddingFuser(PreTrainedModel):
         gating: Gating = self.gate(questions)
         return gating
 
-    @torch.inference_mode()
     def generate_texts(
         self, states: States, questions: torch.Tensor | None, decoding: Decoding
     ) -> list[str]:
@@ -256,11 +274,19 @@ class EmbeddingFuser(PreTrainedModel):
             ConfigError: The fuser has the other head, or ``decoding`` samples.
             DataError: As :meth:`forward`.
         """
+        return [own.text for own in self.write(states, questions, decoding).generations]
+
+    @torch.inference_mode()
+    def write(
+        self, states: States, questions: torch.Tensor | None, decoding: Decoding
+    ) -> WrittenAnswers:
+        """As :meth:`generate_texts`, with what each answer took and the weights of the experts."""
         if self.config.decoder_config is None:
             fix = "train one with head: {type: generate, decoder: ...}"
             raise ConfigError("this fuser chooses options and writes no text", key="head", fix=fix)
-        fused, _, _ = self._fused(states, None, questions)
-        return decode(self.decoder, self._tokenizer, self.memory(fused), decoding)
+        fused, _, gating = self._fused(states, None, questions)
+        made = decode(self.decoder, self._tokenizer, self.memory(fused), decoding)
+        return WrittenAnswers(made, gating.weights)
 
     def _fused(
         self, states: States, owners: torch.Tensor | None, questions: torch.Tensor | None

@@ -12,6 +12,7 @@ from blender_med.fusers.gate_config import DenseGateConfig, GateConfig
 Mode = Literal["weighted_sum", "refined", "transformer"]
 GateInput = Literal["question", "experts"]
 Tuning = Literal["frozen", "lora", "full"]
+_WHOLE_HEADS = "'width' must be a multiple of 'attention_heads'"
 
 
 class ChoiceHeadConfig(Recipe):
@@ -20,18 +21,46 @@ class ChoiceHeadConfig(Recipe):
     type: Literal["choice"] = "choice"
 
 
+class NewDecoderConfig(Recipe):
+    """A small T5 decoder with random weights, for where no Flan-T5 is at hand.
+
+    Its tokens (byte-level BPE) are learned from the texts of the train questions.
+    """
+
+    vocabulary: int = Field(4000, ge=300, description="most tokens")
+    width: int = Field(128, ge=1)
+    layers: int = Field(2, ge=1)
+    attention_heads: int = Field(4, ge=1)
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> NewDecoderConfig:
+        if self.width % self.attention_heads:
+            raise ValueError(_WHOLE_HEADS)
+        return self
+
+
 class GenerateHeadConfig(Recipe):
     """Writes a text: the fused slots are what a T5 decoder cross-attends to.
 
-    ``tuning`` says what of the decoder learns: nothing, LoRA matrices on its attention, or all
-    of it. The layers that fuse always learn.
+    ``decoder`` is the folder, Hub id or ``package:NAME`` of a T5, such as Flan-T5, or says what a
+    new one is like. ``tuning`` says what of it learns: nothing, LoRA matrices on its attention, or
+    all of it. The layers that fuse always learn.
     """
 
     type: Literal["generate"] = "generate"
-    decoder: str = Field(description="folder, Hub id or package:NAME of a T5, such as Flan-T5")
+    decoder: str | NewDecoderConfig
     revision: str | None = None
     tuning: Tuning = "lora"
     lora_rank: int = Field(8, ge=1)
+
+    @model_validator(mode="after")
+    def _new_learns(self) -> GenerateHeadConfig:
+        if isinstance(self.decoder, NewDecoderConfig):
+            if self.tuning != "full":
+                raise ValueError("a new decoder knows nothing yet: set 'tuning' to full")
+            if self.revision is not None:
+                raise ValueError("a new decoder has no revision: leave 'revision' out")
+        return self
 
 
 HeadConfig = Annotated[ChoiceHeadConfig | GenerateHeadConfig, Field(discriminator="type")]
@@ -58,5 +87,5 @@ class EmbeddingFuserSettings(Recipe):
     @model_validator(mode="after")
     def _whole_heads(self) -> EmbeddingFuserSettings:
         if self.mode == "transformer" and self.width % self.attention_heads:
-            raise ValueError("'width' must be a multiple of 'attention_heads'")
+            raise ValueError(_WHOLE_HEADS)
         return self

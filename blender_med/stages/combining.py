@@ -42,12 +42,16 @@ def _gated(recipe: PipelineRecipe) -> tuple[str, ...]:
     jobs: tuple[EmbeddingFuserJob, ...] = ()
     if isinstance(training, TrainGateConfig):
         jobs = (*training.fusers, *training.jobs)
-    probes = {job.name for job in jobs if job.experts is not None and len(job.experts) == 1}
+    probes: dict[str, tuple[str, ...]] = {
+        job.name: job.experts for job in jobs if job.experts and len(job.experts) == 1
+    }
     found: list[str] = []
     for fuser in gate.fusers:
-        sources = fuser.among or (fuser.trained,)
-        if all(source in probes for source in sources):
-            probes.add(fuser.method)  # the best of probes is one
-        else:
+        sources = fuser.among or fuser.mean_of or (str(fuser.trained),)
+        read = {probes.get(source, ()) for source in sources}
+        # The best of probes is a probe; their mean is one where they read the same expert.
+        if () in read or (fuser.mean_of and len(read) > 1):
             found += fuser.methods
+        else:
+            probes[fuser.method] = tuple(sorted({name for own in read for name in own}))
     return tuple(found)

@@ -8,19 +8,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from blender_med.errors import BlenderMedError, ConfigError
 from blender_med.experts.config import ExpertConfig
 from blender_med.experts.revision import weights_revision
-from blender_med.fusers.applied import GUARDED, AppliedAggregate, AppliedGenFuser, WritingFuser
+from blender_med.fusers.applied import (
+    AppliedAggregate,
+    AppliedEmbedding,
+    AppliedGenFuser,
+    WritingFuser,
+)
 from blender_med.fusers.applied import FuserToApply as ToApply
 from blender_med.fusers.base import Fuser, Fusion
 from blender_med.fusers.config import Decoding
 from blender_med.fusers.prompts import aggregator_turns, fusion_turns
-from blender_med.rankers.config import AppliedMean, RankerToApply, check_source
 from blender_med.records import FusedAnswer
-from blender_med.registry import suggestion
 from blender_med.stages.base import (
     MethodRecords,
     Reads,
@@ -30,12 +33,11 @@ from blender_med.stages.base import (
     unit_method,
     unit_range,
 )
-from blender_med.stages.config import FuseConfig, RankConfig, TrainFuserConfig
+from blender_med.stages.config import FuseConfig, RankConfig
 from blender_med.stages.fusing.experts import (
     ExpertEngine,
     asked_expert,
     expert_formatter,
-    prompt_room,
 )
 from blender_med.stages.fusing.guard import Contest, guarded_answers
 from blender_med.stages.fusing.lineup import (
@@ -47,36 +49,27 @@ from blender_med.stages.fusing.lineup import (
     line_up,
     orders,
 )
-from blender_med.stages.fusing.served import check_served, served_genfuser
+from blender_med.stages.fusing.roles import (
+    Role,
+    check_role,
+    ranker_of,
+    rankers_of,
+    roles_of,
+)
+from blender_med.stages.fusing.served import served_genfuser
 from blender_med.stages.groups import GeneratedCandidates, Group
 from blender_med.stages.lanes import DividedStage, Lane, Share, Work, engine_gpus
-from blender_med.stages.methods import METHODS
 from blender_med.stages.rank import (
     load_ranker,
-    ranked_tasks,
     ranker_gpus,
     stored_rankings,
 )
 from blender_med.store.shards import part_path, read_part
-from blender_med.training.fuser_config import FuserJob
 
-
-class Role(NamedTuple):
-    """A method of the stage: a fuser, or its guard."""
-
-    fuser: ToApply
-    position: int
-    is_guard: bool
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        return self.fuser.method + (GUARDED if self.is_guard else "")
-
-    @property
-    def key(self) -> str:
-        """Key of the fuser in the recipe, for messages."""
-        return f"fuse.fusers.{self.position}"
+_STATE_READS = (
+    Reads("embed", ("question_id", "expert", "text", "row", "tokens", "seconds")),
+    Reads("train-gate", (), optional=True),
+)
 
 
 class Fuse(DividedStage):
@@ -88,7 +81,7 @@ class Fuse(DividedStage):
     """
 
     name = "fuse"
-    reads = (
+    reads: tuple[Reads, ...] = (
         Reads("prepare", ("id", "split", "task", "question", "context")),
         Reads("generate", ("question_id", "expert", "sample", "text", "protocol")),
         Reads("rank", ("question_id", "method", "candidates", "ranks"), optional=True),
@@ -100,14 +93,16 @@ class Fuse(DividedStage):
     def __init__(self, config: FuseConfig, run: Run) -> None:
         super().__init__(config, run)
         for role in self._roles:
-            self._check(role)
+            check_role(role, run, config.splits)
+        if any(isinstance(fuser, AppliedEmbedding) for fuser in config.fusers):
+            self.reads = (*type(self).reads, *_STATE_READS)
 
     def identity(self) -> dict[str, Any]:
         """Adds the weights of every model that is neither an expert's nor trained in this run."""
         models = {
-            fuser.method: weights_revision(fuser.model, fuser.revision)
+            fuser.method: weights_revision(fuser.model, getattr(fuser, "revision", None))
             for fuser in self.config.fusers
-            if isinstance(fuser, AppliedGenFuser) and fuser.model is not None
+            if isinstance(fuser, AppliedGenFuser | AppliedEmbedding) and fuser.model is not None
         }
         return super().identity() | {"models": models}
 
@@ -131,21 +126,23 @@ class Fuse(DividedStage):
     def _gpus(self, role: Role) -> int:
         fuser = role.fuser
         if role.is_guard:
-            return ranker_gpus(self.run, self._rankers[str(self._ranker(role))])
+            return ranker_gpus(self.run, rankers_of(self.run)[str(ranker_of(role, self.run))])
         if fuser.asked_expert is not None:
             return engine_gpus(self._experts[fuser.asked_expert])
-        return int(isinstance(fuser, AppliedGenFuser) and fuser.device != "cpu")
+        return int(isinstance(fuser, AppliedGenFuser | AppliedEmbedding) and fuser.device != "cpu")
 
     @contextmanager
     def worker(self, serves: Sequence[str], device: str | None = None) -> Iterator[Work]:
         """The model of one method, loaded."""
         [role] = [role for role in self._roles if role.method in serves]
-        with (self._guard if role.is_guard else self._fuser)(role) as work:
+        by_states = isinstance(role.fuser, AppliedEmbedding)
+        own = self._guard if role.is_guard else self._writer if by_states else self._fuser
+        with own(role) as work:
             yield work
 
     @contextmanager
     def _fuser(self, role: Role) -> Iterator[Work]:
-        fuser, ranker = role.fuser, self._ranker(role)
+        fuser, ranker = role.fuser, ranker_of(role, self.run)
         order = self._orders(ranker)
         origin = Origin(fuser.method, ranker, fuser.asked_expert)
 
@@ -162,9 +159,37 @@ class Fuse(DividedStage):
             yield fuse
 
     @contextmanager
+    def _writer(self, role: Role) -> Iterator[Work]:
+        """An embedding fuser, which reads the states of stage embed."""
+        from blender_med.fusers.hidden_states import StateStore
+        from blender_med.stages.fusing.states import StateWriter, load_writer
+
+        fuser: Any = role.fuser
+        ranker, embed = ranker_of(role, self.run), self.run.stage_folder("embed")
+        order, origin = self._orders(ranker), Origin(fuser.method, ranker, None)
+        store, sparse = StateStore(embed), self.run.recipe.stage("route") is not None
+        source = fuser.model or self.run.stage_folder("train-gate") / str(fuser.trained)
+        try:
+            loaded = load_writer(source, store, sparse=sparse, device=fuser.device)
+        except BlenderMedError as error:
+            raise error.under(role.key) from error
+        writer = StateWriter(loaded, embed, store, sparse=sparse, batch_size=fuser.batch_size)
+
+        def write(unit: Unit, share: Share) -> list[FusedAnswer]:
+            lineups = [
+                line_up(group, _placed(order, group.question.id), 1)
+                for group in self._unit_groups(unit, order)
+            ]
+            decoding = self._decoding(fuser) or Decoding()
+            made = writer.answers(origin, lineups, decoding, lambda n: share(n / len(lineups)))
+            return list(made)
+
+        yield write
+
+    @contextmanager
     def _guard(self, role: Role) -> Iterator[Work]:
-        name = str(self._ranker(role))
-        recipe, order = self._rankers[name], self._orders(name)
+        name = str(ranker_of(role, self.run))
+        recipe, order = rankers_of(self.run)[name], self._orders(name)
         ranker = load_ranker(self.run, recipe, self._candidates)
 
         def guard(unit: Unit, _: Share) -> list[FusedAnswer]:
@@ -245,19 +270,13 @@ class Fuse(DividedStage):
             return self.run.stage_folder("train-fuser") / fuser.trained
         return str(fuser.model)
 
-    def _origin(self, fuser: AppliedGenFuser) -> str:
-        """The weights of a fuser, or those that it is trained from."""
-        if fuser.trained is not None:
-            return trained_fusers(self.run)[fuser.trained].fuser.backbone
-        return str(fuser.model)
-
     @property
     def _cache(self) -> bool:
         return bool(getattr(self.run.recipe.stage("generate"), "cache", True))
 
     def _decoding(self, fuser: ToApply) -> Decoding | None:
         """Decoding of a fuser, with the run's seed added to its own."""
-        if not isinstance(fuser, WritingFuser):
+        if not isinstance(fuser, WritingFuser | AppliedEmbedding):
             return None
         own = fuser.decoding
         fields = own.model_dump(include=own.model_fields_set | {"seed"})
@@ -289,74 +308,13 @@ class Fuse(DividedStage):
     def _orders(self, ranker: str | None) -> dict[str, Order] | None:
         return None if ranker is None else orders(stored_rankings(self.run)[ranker])
 
-    def _ranker(self, role: Role) -> str | None:
-        """Ranker that orders the candidates of a fuser, or that of its guard; None for none."""
-        named = (role.fuser.guard_ranker if role.is_guard else None) or role.fuser.ranker
-        return named or next(iter(self._rankers), None)
-
     @cached_property
     def _roles(self) -> list[Role]:
-        return [
-            Role(fuser, position, is_guard)
-            for position, fuser in enumerate(self.config.fusers)
-            for is_guard in ((False, True) if fuser.guard else (False,))
-        ]
-
-    @cached_property
-    def _rankers(self) -> dict[str, RankerToApply]:
-        rank = self.run.recipe.stage("rank")
-        rankers = rank.rankers if isinstance(rank, RankConfig) else ()
-        return {ranker.method: ranker for ranker in rankers}
+        return roles_of(self.config)
 
     @cached_property
     def _experts(self) -> dict[str, ExpertConfig]:
         return {expert.name: expert for expert in self.run.experts}
-
-    def _check(self, role: Role) -> None:
-        self._check_method(role)
-        self._check_ranker(role)
-        if role.is_guard:
-            return
-        fuser, key = role.fuser, role.key
-        if isinstance(fuser, WritingFuser) and fuser.asked_expert is not None:
-            _check_known("expert", fuser.asked_expert, list(self._experts), f"{key}.expert")
-            prompt_room(self._experts[fuser.asked_expert], fuser, key)
-        elif isinstance(fuser, AppliedGenFuser) and fuser.trained is not None:
-            _check_known("fuser", fuser.trained, list(trained_fusers(self.run)), f"{key}.trained")
-        elif isinstance(fuser, AppliedGenFuser):
-            check_source(str(fuser.model), f"{key}.model")
-        if isinstance(fuser, AppliedGenFuser) and fuser.engine == "vllm":
-            check_served(self._origin(fuser), key)
-
-    def _check_method(self, role: Role) -> None:
-        if role.method in METHODS or role.method in self._rankers:
-            fix = "give the fuser another 'name'"
-            problem = "a method of another kind has this name"
-            raise ConfigError(problem, key=f"{role.key}.name", value=role.method, fix=fix)
-
-    def _check_ranker(self, role: Role) -> None:
-        name = self._ranker(role)
-        key = f"{role.key}.{'guard_ranker' if role.is_guard else 'ranker'}"
-        if name is None:
-            if role.is_guard:
-                fix = "add stage rank before fuse, or leave the guard out"
-                raise ConfigError("a guard needs a ranker", key=f"{role.key}.guard", fix=fix)
-            return
-        _check_known("ranker", name, list(self._rankers), key)
-        if role.is_guard and isinstance(self._rankers[name], AppliedMean):
-            problem = "of two texts a mean of rankers only says how many rankers prefer which"
-            fix = "name one of its rankers with guard_ranker"
-            raise ConfigError(problem, key=key, value=name, fix=fix)
-        if "long" not in ranked_tasks(self.run, self._rankers[name]):
-            fix = "name a ranker with a label of long answers"
-            raise ConfigError("this ranker ranks no long answers", key=key, value=name, fix=fix)
-        rank = self.run.recipe.stage("rank")
-        ranked = rank.splits if isinstance(rank, RankConfig) else None
-        for split in self.config.splits or ():
-            if ranked is not None and split not in ranked:
-                fix = "add it to 'splits' of stage rank"
-                raise ConfigError("this split is not ranked", key="fuse.splits", value=split,
-                                  fix=fix)  # fmt: skip
 
 
 def _contest(fused: FusedAnswer, group: Group, order: dict[str, Order] | None) -> Contest:
@@ -377,18 +335,6 @@ def _fusions(
         )
     except ConfigError as error:  # prompts that do not fit are only known here
         raise error.under(role.key) from error
-
-
-def trained_fusers(run: Run) -> dict[str, FuserJob]:
-    """Training jobs of a run's fusers, by name."""
-    stage = run.recipe.stage("train-fuser")
-    return {job.name: job for job in stage.jobs} if isinstance(stage, TrainFuserConfig) else {}
-
-
-def _check_known(kind: str, name: str, known: Sequence[str], key: str) -> None:
-    if name not in known:
-        fix = suggestion(name, known) if known else f"name a {kind} that comes before stage fuse"
-        raise ConfigError(f"this run has no such {kind}", key=key, value=name, fix=fix)
 
 
 def stored_fusions(run: Run) -> dict[str, MethodRecords[FusedAnswer]]:

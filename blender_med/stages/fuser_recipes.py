@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from blender_med.config import load_yaml, merged
@@ -30,14 +30,15 @@ def with_long_fusers(tree: Any) -> Any:
     if not isinstance(tree, dict) or not isinstance(tree.get("stages"), (list, tuple)):
         return tree
     stages = list(tree["stages"])
-    trained: list[str] = []
+    trained: dict[str, str] = {}  # type of the fuser in stage fuse, by name
     for position, stage in enumerate(stages):
         if not isinstance(stage, Mapping) or not isinstance(stage.get("fusers"), (list, tuple)):
             continue
         fusers, key = stage["fusers"], f"stages.{position}.fusers"
         if stage.get("type") in ("train-fuser", "train-gate"):
             fusers = [_recipe(f) for f in fusers]
-            trained += [str(job.get("name")) for job in fusers if isinstance(job, Mapping)]
+            kind = "genfuser" if stage["type"] == "train-fuser" else "embedding"
+            trained |= {str(job.get("name")): kind for job in fusers if isinstance(job, Mapping)}
         elif stage.get("type") == "fuse":
             fusers = [_applied(fuser, trained, key) for fuser in fusers]
         elif stage.get("type") == "gate":
@@ -55,11 +56,11 @@ def _recipe(fuser: Any) -> Any:
     return fuser
 
 
-def _applied(fuser: Any, trained: Collection[str], key: str) -> Any:
+def _applied(fuser: Any, trained: Mapping[str, str], key: str) -> Any:
     if not isinstance(fuser, str):
         return fuser
     if fuser in trained:
-        return {"type": "genfuser", "trained": fuser}
+        return {"type": trained[fuser], "trained": fuser}
     if fuser in _NEED_NOTHING:
         return {"type": fuser}
     problem = "neither a fuser that this run trains nor a type that needs no settings"

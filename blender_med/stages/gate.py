@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blender_med.data.embedded import StateExample, unanswered
 from blender_med.errors import ConfigError
@@ -37,13 +38,14 @@ from blender_med.stages.gate_config import (
     TrainGateConfig,
 )
 from blender_med.stages.methods import METHODS
-from blender_med.store.shards import read_parts
+from blender_med.store.shards import part_path, read_part, read_parts
 
 if TYPE_CHECKING:
     from blender_med.fusers.embedding import EmbeddingFuser
     from blender_med.fusers.state_batches import Chosen, StateBatches
 
 Done = tuple[Unit, list[FusedChoice]]
+_LEAST = 1e-30  # probability; what is less likely counts as that
 
 
 class Cost(NamedTuple):
@@ -89,7 +91,7 @@ class Gate(Stage):
         """Yield the choices of each unit, fuser by fuser."""
         for position, fuser in enumerate(self.config.fusers):
             own = [unit for unit in units if unit_method(unit.name) == fuser.method]
-            made = self._best if fuser.among else self._chosen
+            made = self._best if fuser.among else self._mean if fuser.mean_of else self._chosen
             try:
                 for unit, choices in made(fuser, own):
                     yield unit, choices
@@ -124,7 +126,7 @@ class Gate(Stage):
         example: StateExample,
         chosen: Sequence[Chosen],
     ) -> FusedChoice:
-        """The mean over the seeds, with what the experts cost that have a weight in one of them."""
+        """The mean of the fusers, with what the experts cost that have a weight in one of them."""
         probabilities = np.mean([c.probabilities for c in chosen], axis=0)
         weights = tuple(np.mean([c.weights for c in chosen], axis=0).tolist())
         spent = self._costs.get(example.question_id, {})
@@ -154,9 +156,10 @@ class Gate(Stage):
         if not units:
             return
         stored = {name: self._stored(name) for name in fuser.among or ()}
-        accuracies = {name: self._dev_accuracy(own) for name, own in stored.items()}
-        best = max(accuracies, key=lambda name: accuracies[name])
-        self.run.note(f"{fuser.method}: {best}, with accuracy {accuracies[best]:.3f} on dev")
+        values = {name: self._on_dev(own, fuser.choose_by) for name, own in stored.items()}
+        best = max(values, key=lambda name: values[name])
+        by = fuser.choose_by.replace("_", "-")
+        self.run.note(f"{fuser.method}: {best}, with {by} {values[best]:.3f} on dev")
         for unit in units:
             ids = {q.id for q in self._questions[unit_range(unit.name)]}
             own = [c for c in stored[best] if c.question_id in ids]
@@ -165,14 +168,37 @@ class Gate(Stage):
     def _stored(self, method: str) -> MethodRecords[FusedChoice]:
         return MethodRecords(self.folder, method, FusedChoice)
 
-    def _dev_accuracy(self, choices: MethodRecords[FusedChoice]) -> float:
+    def _on_dev(self, choices: MethodRecords[FusedChoice], by: str) -> float:
+        """Accuracy, or mean log-likelihood of the right option in nats; higher is better."""
         gold = {q.id: q.answer_index for q in self._questions
                 if q.split == "dev" and q.answer_index is not None}  # fmt: skip
-        right = [c.choice_index == gold[c.question_id] for c in choices if c.question_id in gold]
-        if not right:
+        known = [(c, gold[c.question_id]) for c in choices if c.question_id in gold]
+        if not known:
             fix = "give the data a dev split, and leave it in 'splits' of the stages embed and gate"
             raise ConfigError("no dev question to choose by", key="among", fix=fix)
-        return sum(right) / len(right)
+        if by == "accuracy":
+            return float(np.mean([choice.choice_index == right for choice, right in known]))
+        likely = [max(choice.probabilities[right], _LEAST) for choice, right in known]
+        return float(np.mean(np.log(likely)))
+
+    def _mean(self, fuser: AppliedEmbeddingFuser, units: Sequence[Unit]) -> Iterator[Done]:
+        """The mean of the probabilities of fusers whose shards stand before."""
+        from blender_med.fusers.state_batches import Chosen
+
+        for unit in units:
+            examples = [unanswered(q) for q in self._questions[unit_range(unit.name)]]
+            parts = [
+                list(read_part(part_path(self.folder, unit.name.replace(fuser.method, name, 1)),
+                               FusedChoice))
+                for name in fuser.sources
+            ]  # fmt: skip
+            experts = tuple(dict.fromkeys(e for part in parts for c in part[:1] for e in c.experts))
+            rows = zip(examples, *parts, strict=True)
+            yield unit, [
+                self._record(fuser, experts, example, [
+                    Chosen(np.array(c.probabilities), _weights_of(c, experts)) for c in choices])
+                for example, *choices in rows
+            ]  # fmt: skip
 
     def _load(self, folder: str | Path) -> EmbeddingFuser:
         from blender_med.fusers.embedding import EmbeddingFuser
@@ -253,11 +279,17 @@ class Gate(Stage):
                 problem = "stage train-gate of this pipeline trains no such fuser"
                 raise ConfigError(problem, key=f"{key}.trained", value=fuser.trained, fix=fix)
         known = [own.method for own in before]
-        for name in fuser.among or ():
+        for name in fuser.sources:
             if name not in known:
                 fix = suggestion(name, known) + "; it must stand before"
-                problem = "stage gate has no such fuser"
-                raise ConfigError(problem, key=f"{key}.among", value=name, fix=fix)
+                problem, own = "stage gate has no such fuser", "among" if fuser.among else "mean_of"
+                raise ConfigError(problem, key=f"{key}.{own}", value=name, fix=fix)
+
+
+def _weights_of(choice: FusedChoice, experts: Sequence[str]) -> NDArray[np.float64]:
+    """Weights of a choice in the order of ``experts``; 0 for those that its fuser does not read."""
+    own = dict(zip(choice.experts, choice.weights, strict=True))
+    return np.array([own.get(name, 0.0) for name in experts])
 
 
 def _total(costs: Sequence[Cost]) -> Cost:

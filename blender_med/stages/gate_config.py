@@ -61,15 +61,18 @@ class AppliedEmbeddingFuser(Recipe):
 
     Exactly one source. ``trained``: a fuser of this run's stage train-gate; the probabilities of
     its seeds are averaged. ``model``: a trained fuser's folder or Hub id. ``among``: of fusers
-    that stand before, the one with the highest accuracy on the dev questions of all data sets.
-    ``routed`` adds the method NAME-routed: the own answer of the expert to which the gate gives
-    the highest weight.
+    that stand before, the one that is best on the dev questions of all data sets, by
+    ``choose_by``: ``accuracy``, or ``log_likelihood``, the mean of the right option's.
+    ``mean_of``: the mean of the probabilities of fusers that stand before. ``routed`` adds the
+    method NAME-routed: the own answer of the expert to which the gate gives the highest weight.
     """
 
     name: Name | None = None
     trained: str | None = None
     model: str | None = None
     among: tuple[str, ...] | None = Field(None, min_length=1)
+    choose_by: Literal["accuracy", "log_likelihood"] = "accuracy"
+    mean_of: tuple[str, ...] | None = Field(None, min_length=2)
     routed: bool = False
 
     @property
@@ -78,14 +81,19 @@ class AppliedEmbeddingFuser(Recipe):
         return self.name or str(self.trained)
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """Fusers that stand before, of whose choices this one's are made."""
+        return self.among or self.mean_of or ()
+
+    @property
     def methods(self) -> tuple[str, ...]:
         """The method, and the routed one where it is asked for."""
         return (self.method, *((self.method + ROUTED,) if self.routed else ()))
 
     @model_validator(mode="after")
     def _one_source(self) -> AppliedEmbeddingFuser:
-        if [self.trained, self.model, self.among].count(None) != 2:
-            raise ValueError("give exactly one of 'trained', 'model' and 'among'")
+        if [self.trained, self.model, self.among, self.mean_of].count(None) != 3:
+            raise ValueError("give exactly one of 'trained', 'model', 'among' and 'mean_of'")
         if self.trained is None and self.name is None:
             raise ValueError("give 'name': it names the method in reports")
         return self

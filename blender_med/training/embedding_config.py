@@ -118,7 +118,7 @@ def load_embedding_job(
 def check_embedding_job(job: EmbeddingFuserJob, prefix: str = "") -> None:
     """Check the models that a job starts from. Raises as :func:`load_embedding_job`."""
     head = job.embedding_fuser.head
-    if isinstance(head, GenerateHeadConfig):
+    if isinstance(head, GenerateHeadConfig) and isinstance(head.decoder, str):
         check_source(head.decoder, f"{prefix}embedding_fuser.head.decoder")
     if job.start is not None:
         check_source(job.start, f"{prefix}start")

@@ -31,7 +31,7 @@ def embedding_identity(job: EmbeddingFuserJob) -> dict[str, Any]:
     """Everything but states and data that decides what a job makes; loads no model."""
     head = job.embedding_fuser.head
     decoder = None
-    if isinstance(head, GenerateHeadConfig):
+    if isinstance(head, GenerateHeadConfig) and isinstance(head.decoder, str):
         decoder = weights_revision(head.decoder, head.revision)
     return {
         "job": result_fields(job),
@@ -114,7 +114,8 @@ class EmbeddingFuserTask(TrainingTask):
         job, settings = self._job, self._job.embedding_fuser
         experts = ", ".join(self._states.experts(job))
         does = "writes an answer" if job.writes else "chooses an option"
-        backbone = str(job.start or getattr(settings.head, "decoder", ""))
+        decoder = getattr(settings.head, "decoder", "")
+        backbone = job.start or (decoder if isinstance(decoder, str) else "")
         return CardText(
             tags=("fusion", "embedding-fuser"),
             backbone=backbone,

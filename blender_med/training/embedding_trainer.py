@@ -204,6 +204,7 @@ def fuser_to_train(
         experts,
         slots=states.store.slots(next(iter(experts))),
         question_width=states.question_width(),
+        texts=(str(example.target) for example in train),
     )
     if start is not None:
         take_over(fuser, start)

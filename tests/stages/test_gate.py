@@ -63,7 +63,9 @@ def exam(folder: Path, encoder: Path) -> dict[str, Any]:
             {"type": "train-gate", "fusers": [FUSER, probe], "seeds": [3, 4]},
             {"type": "gate", "shard_size": 25, "fusers": [
                 {"trained": "fused", "routed": True}, "probe",
-                {"name": "best_fuser", "among": ["fused", "probe"]}]},
+                {"name": "best_fuser", "among": ["fused", "probe"]},
+                {"name": "likeliest", "among": ["fused", "probe"], "choose_by": "log_likelihood"},
+                {"name": "mean", "mean_of": ["fused", "probe"]}]},
             "evaluate",
             {"type": "report", "resamples": 200, "page": False,
              "rivals": ["best_single", "majority_vote", "probe"]},
@@ -159,6 +161,32 @@ def test_the_best_fuser_is_chosen_on_dev(run) -> None:
     assert {r["fuser"] for r in table(run, "gating.csv") if r["method"] == "best_fuser"} == {best}
 
 
+def test_the_best_fuser_may_be_chosen_by_likelihood(run) -> None:
+    dev = {q.id: q.answer_index for q in run.questions if q.split == "dev"}
+    value = {
+        name: np.mean([np.log(c.probabilities[dev[k]]) for k, c in choices_of(run, name).items()
+                       if k in dev])
+        for name in ("fused", "probe")
+    }  # fmt: skip
+    best = max(value, key=lambda name: value[name])
+    assert {c.fuser for c in choices_of(run, "likeliest").values()} == {best}
+    note = f"likeliest: {best}, with log-likelihood {value[best]:.3f} on dev"
+    assert note in run.notes
+
+
+def test_the_mean_of_fusers_averages_probabilities_and_weights(run) -> None:
+    fused, probe = choices_of(run, "fused"), choices_of(run, "probe")
+    for key, choice in choices_of(run, "mean").items():
+        expected = np.mean([fused[key].probabilities, probe[key].probabilities], axis=0)
+        assert choice.probabilities == pytest.approx(expected)
+        assert choice.choice_index == int(np.argmax(expected)) and choice.fuser == "mean"
+        assert choice.seed_choices == (fused[key].choice_index, probe[key].choice_index)
+        weights = dict(zip(fused[key].experts, fused[key].weights, strict=True))
+        expected = {"good": weights["good"] / 2, "poor": (weights["poor"] + 1) / 2}
+        assert dict(zip(choice.experts, choice.weights, strict=True)) == pytest.approx(expected)
+        assert choice.tokens == fused[key].tokens  # what both read is read once
+
+
 def test_the_tables_say_how_sure_the_fusers_are_and_whom_they_beat(run) -> None:
     [row] = [
         r for r in table(run, "methods.csv") if r["method"] == "fused" and r["split"] == "test"
@@ -203,9 +231,18 @@ def test_the_best_of_probes_is_no_ensemble(tree, save_recipe) -> None:
     gate = tree["stages"][5]
     other = copy.deepcopy(tree["stages"][4]["fusers"][1]) | {"name": "other", "experts": ["good"]}
     tree["stages"][4]["fusers"].append(other)
-    gate["fusers"] += ["other", {"name": "best_probe", "among": ["probe", "other"]}]
+    twin = copy.deepcopy(other) | {"name": "twin"}
+    tree["stages"][4]["fusers"].append(twin)
+    gate["fusers"] += [
+        "other",
+        "twin",
+        {"name": "best_probe", "among": ["probe", "other"]},
+        {"name": "twins", "mean_of": ["other", "twin"]},
+        {"name": "both", "mean_of": ["other", "probe"]},
+    ]
     combining = combining_methods(open_recipe(save_recipe(tree)).recipe)
-    assert set(combining) == {"fused", "fused-routed", "best_fuser"}
+    expected = {"fused", "fused-routed", "best_fuser", "likeliest", "mean", "both"}
+    assert set(combining) == expected
 
 
 def test_only_what_changed_is_done_again(tree, go) -> None:
@@ -257,7 +294,8 @@ def test_one_recipe_stands_for_several_fusers(tree, save_recipe) -> None:
         ("stages.gate.fusers=[{trained: fused, name: majority_vote}]", "another kind"),
         ("stages.gate.fusers=[fused, fused]", "stands twice"),
         ("stages.gate.fusers=[{model: ./nowhere, name: x}]", "no such model"),
-        ("stages.gate.fusers=[{name: x}]", "exactly one of 'trained', 'model' and 'among'"),
+        ("stages.gate.fusers=[{name: x}]", "exactly one of 'trained', 'model', 'among' and"),
+        ("stages.gate.fusers=[fused, {name: m, mean_of: [fused, x]}]", "mean_of.*stand before"),
         ("stages.train-gate.seeds=[1, 1]", "stands twice"),
         ("stages.train-gate.fusers.probe.experts=[pooor]", "no such expert.*did you mean 'poor'"),
         ("stages.train-gate.fusers.fused.embedding_fuser.gate={type: topk_softmax, k: 0}", "k"),

@@ -47,6 +47,9 @@ def with_support(
 ) -> list[Answer]:
     """The answers, fused texts with what they rest on.
 
+    A text is held against the candidates that its fuser read; where it read none (an embedding
+    fuser reads hidden states) against all of its question.
+
     Args:
         answers: To the questions of the board.
         board: With the candidates.
@@ -55,7 +58,10 @@ def with_support(
     """
     texts = {(c.question_id, c.key): c.text for c in board.candidates}
     fused = [a for a in answers if is_new(a) and (a.method, a.question_id) in fusions]
-    shown = [fusions[a.method, a.question_id].shown for a in fused]
+    keys_of = _candidate_keys(board)
+    shown = [
+        fusions[a.method, a.question_id].shown or keys_of.get(a.question_id, ()) for a in fused
+    ]
     checked = check_answers(
         [a.text for a in fused],
         [[texts[a.question_id, key] for key in keys] for a, keys in zip(fused, shown, strict=True)],
@@ -66,6 +72,13 @@ def with_support(
         for a, sentences, keys in zip(fused, checked, shown, strict=True)
     }
     return [replace(a, support=found.get((a.method, a.question_id))) for a in answers]
+
+
+def _candidate_keys(board: Board) -> dict[str, tuple[str, ...]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for candidate in board.candidates:
+        found[candidate.question_id].append(candidate.key)
+    return {question_id: tuple(keys) for question_id, keys in found.items()}
 
 
 def answer_scores(answers: Iterable[Answer]) -> Iterator[Score]:
