@@ -6,6 +6,7 @@ candidates per question is legal, also a different number for different question
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 _ROWS_AT_ONCE = 4096
+_SHORT = 64  # characters of a text that is likely to come again
 
 Task = Literal["mcq", "long"]
 Protocol = Literal["lm_eval", "generative"]
@@ -158,10 +160,13 @@ class FusedAnswer:
             ``no_candidate_text``: every candidate is blank, and it was not asked. The last two
             fall back to the top candidate that is not blank, or else to the top one.
         candidate: Key of the candidate that ``text`` repeats; None where the fuser wrote it.
-        shown: Keys of the candidates that the fuser read, the best first.
-        top: Key of the candidate that stands first by the last of ``rankers``.
+        shown: Keys of the candidates that the answer was made of, the best first; empty for a
+            text that an embedding fuser wrote.
+        top: Key of the candidate that it is held against: the first by the ranker of the fuser, or
+            of the guard.
         rankers: Rankers whose rankings went into it: the one that ordered the candidates, and
-            that of the guard where it is another. Empty without a stage rank.
+            that of the guard where it is another. Empty without a stage rank, and for a text
+            that an embedding fuser wrote.
         kept: What a guard kept, ``fused`` or ``candidate``; None without a guard.
         margin: By how much the fused text beats the top candidate in the guard's ranker; 0 for
             equal texts. None without a guard.
@@ -172,7 +177,7 @@ class FusedAnswer:
         comparisons: Pairs of texts that the guard's ranker compared.
         finish_reason: ``stop`` or ``length``; empty where no model wrote.
         seconds: Of fuser and guard; the one column that differs between runs.
-        experts_used: Experts that the fuser asked itself.
+        experts_used: Experts that the fuser asked, or whose states it read, itself.
         protocol: Protocol of the candidates.
     """
 
@@ -225,13 +230,15 @@ class FusedChoice:
         probabilities: Of the options; they sum to 1.
         experts: Names of the experts that the fuser reads.
         weights: What the gate gave each of them, [experts]; they sum to 1.
-        seed_choices: What each of the averaged fusers chooses, in the order of their seeds, or of
-            the recipe; of a single fuser its own choice.
-        tokens: Of the texts that the experts with a weight read.
+        experts_read: Experts that had to read the question: those with a weight, or all where the
+            gate reads their states.
+        seed_choices: What each of the averaged seeds chooses, in their order; of a single fuser
+            its own choice. Empty for the mean of several fusers.
+        tokens: Of the texts that these experts read.
         seconds: Of these experts and of the encoder of the questions; this and the next are the
             columns that differ between runs.
         routing_seconds: Of the encoder alone.
-        saved_tokens: Of the texts of the experts without a weight, which need not be read.
+        saved_tokens: Of the texts of the other experts, which need not be read.
         saved_seconds: Of these experts; differs between runs.
     """
 
@@ -242,6 +249,7 @@ class FusedChoice:
     probabilities: tuple[float, ...]
     experts: tuple[str, ...]
     weights: tuple[float, ...]
+    experts_read: tuple[str, ...]
     seed_choices: tuple[int, ...]
     tokens: int = 0
     seconds: float = 0.0
@@ -387,4 +395,7 @@ def _plain(value: Any) -> Any:
 
 
 def _frozen(value: Any) -> Any:
+    """Lists as tuples; short texts, such as names and hashes, once in memory however often read."""
+    if isinstance(value, str):
+        return sys.intern(value) if len(value) <= _SHORT else value
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

@@ -29,7 +29,9 @@ RECORDS = [
     Answer("q", "genfuser", "new", scores={"rougeL": 0.25, "length": 3.0}, support="[]"),
     FusedAnswer("q", "genfuser", "new", "fused", None, ("e#0", "e#1"), "e#0", ("bm25",)),
     FusedAnswer("q", "g-guarded", "", "no_candidate_text", "e#0", (), "e#0", (), "candidate", 0.0),
-    FusedChoice("q", "best", "fused", 1, (0.25, 0.75), ("a", "b"), (1.0, 0.0), (1, 0), 9, 0.5),
+    FusedChoice(
+        "q", "best", "fused", 1, (0.25, 0.75), ("a", "b"), (1.0, 0.0), ("a",), (1, 0), 9, 0.5
+    ),
     HiddenState("q", "e", "option:0", 3, 9),
 ]
 

@@ -24,19 +24,13 @@ class ChoiceHeadConfig(Recipe):
 class NewDecoderConfig(Recipe):
     """A small T5 decoder with random weights, for where no Flan-T5 is at hand.
 
-    Its tokens (byte-level BPE) are learned from the texts of the train questions.
+    Its tokens (byte-level BPE) are learned from the references of the train questions.
     """
 
     vocabulary: int = Field(4000, ge=300, description="most tokens")
     width: int = Field(128, ge=1)
     layers: int = Field(2, ge=1)
     attention_heads: int = Field(4, ge=1)
-
-    @model_validator(mode="after")
-    def _whole_heads(self) -> NewDecoderConfig:
-        if self.width % self.attention_heads:
-            raise ValueError(_WHOLE_HEADS)
-        return self
 
 
 class GenerateHeadConfig(Recipe):
@@ -60,6 +54,8 @@ class GenerateHeadConfig(Recipe):
                 raise ValueError("a new decoder knows nothing yet: set 'tuning' to full")
             if self.revision is not None:
                 raise ValueError("a new decoder has no revision: leave 'revision' out")
+            if self.decoder.width % self.decoder.attention_heads:
+                raise ValueError(f"of a new decoder {_WHOLE_HEADS}")
         return self
 
 

@@ -7,6 +7,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from blender_med.fusers.applied import AppliedEmbedding
 from blender_med.records import Answer
 from blender_med.reports.console import summary_tables
 from blender_med.reports.tables import write_tables
@@ -27,7 +28,7 @@ from blender_med.stages.comparison import (
     with_certainty,
 )
 from blender_med.stages.comparison.headroom import Tops
-from blender_med.stages.config import ReportConfig, TrainRankerConfig
+from blender_med.stages.config import FuseConfig, ReportConfig, TrainRankerConfig
 from blender_med.stages.evaluate import method_settings, read_boards
 from blender_med.stages.fuse import stored_fusions
 from blender_med.stages.gate import fused_choices
@@ -115,10 +116,17 @@ class Report(Stage):
 
 
 def first_candidates(run: Run) -> Tops:
-    """The candidate that each fuser started from, by question and protocol."""
+    """The candidate that each fuser started from, by question and protocol.
+
+    Embedding fusers start from none; their guards from the one that they hold the text against.
+    """
+    fuse = run.recipe.stage("fuse")
+    fusers = fuse.fusers if isinstance(fuse, FuseConfig) else ()
+    from_states = {own.method for own in fusers if isinstance(own, AppliedEmbedding)}
     return {
         method: {(fused.question_id, fused.protocol): fused.top for fused in own}
         for method, own in stored_fusions(run).items()
+        if method not in from_states
     }
 
 

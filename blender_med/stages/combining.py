@@ -50,8 +50,9 @@ def _gated(recipe: PipelineRecipe) -> tuple[str, ...]:
         sources = fuser.among or fuser.mean_of or (str(fuser.trained),)
         read = {probes.get(source, ()) for source in sources}
         # The best of probes is a probe; their mean is one where they read the same expert.
-        if () in read or (fuser.mean_of and len(read) > 1):
+        experts = {name for own in read for name in own}
+        if () in read or (fuser.mean_of and len(experts) > 1):
             found += fuser.methods
         else:
-            probes[fuser.method] = tuple(sorted({name for own in read for name in own}))
+            probes[fuser.method] = tuple(sorted(experts))
     return tuple(found)

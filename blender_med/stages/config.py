@@ -271,6 +271,7 @@ class EvaluateConfig(Recipe):
     primary_mcq: str = "correct"
     mbr_utility: str = "chrf"
     faithfulness: FaithfulnessConfig | None = FaithfulnessConfig()
+    shard_size: int = speed_only(2048, ge=1, description="questions per shard")
 
 
 class ReportConfig(Recipe):

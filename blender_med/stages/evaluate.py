@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from blender_med.errors import ConfigError
 from blender_med.experts.revision import weights_revision
 from blender_med.fusers.faithfulness import Embed
 from blender_med.metrics import METRIC_SPECS
-from blender_med.records import Answer, Candidate, FusedAnswer, FusedChoice, Score
+from blender_med.metrics.scoring import model_metrics
+from blender_med.records import (
+    Answer,
+    Candidate,
+    FusedAnswer,
+    FusedChoice,
+    Ranking,
+    Route,
+    Score,
+)
 from blender_med.registry import suggestion
-from blender_med.stages.base import Advance, MethodRecords, Reads, Run, Stage, Unit
+from blender_med.stages.base import Advance, MethodRecords, Reads, Run, Stage, Unit, chunks
+from blender_med.stages.board_ranges import BoardRanges, Cursor, Kind
 from blender_med.stages.combining import combining_methods, routed_methods
 from blender_med.stages.config import (
     EvaluateConfig,
@@ -31,6 +41,7 @@ from blender_med.stages.fusing.judging import (
     with_support,
 )
 from blender_med.stages.gate import stored_choices
+from blender_med.stages.groups import RangedParts
 from blender_med.stages.methods import MethodSettings
 from blender_med.stages.methods.answers import answer_board, check_method
 from blender_med.stages.methods.board import Board, build_boards
@@ -38,7 +49,6 @@ from blender_med.stages.methods.gated import PROTOCOL
 from blender_med.stages.methods.mbr import UTILITIES
 from blender_med.stages.metric_models import MetricScorers
 from blender_med.stages.rank import stored_rankings
-from blender_med.stages.route import stored_routes
 from blender_med.store.shards import read_parts
 
 
@@ -68,7 +78,9 @@ def read_boards(run: Run, answers: Iterable[Answer] = ()) -> list[Board]:
 
 
 class Evaluate(Stage):
-    """Answers of every method; one shard for each task and protocol.
+    """Answers of every method; a shard is a task's and protocol's for a range of the questions.
+
+    Methods that learn do so from at most ``MOST_LEARNED`` questions of each data set and split.
 
     Texts that are no candidate are scored here, with the metrics and models of stage score, and
     checked for what they rest on.
@@ -118,45 +130,63 @@ class Evaluate(Stage):
         return identity | {"models": {"faithfulness": weights}}
 
     def plan(self, shard_size: int | None) -> list[Unit]:
-        """One unit per task and protocol that the questions have."""
-        generate = self.run.recipe.stage("generate")
+        """One unit per task, protocol and range of questions; the range is named where several."""
+        generate, size = self.run.recipe.stage("generate"), shard_size or self.config.shard_size
         assert isinstance(generate, GenerateConfig)
-        tasks = Counter(question.task for question in self.run.questions)
-        units = [Unit("long-generative", tasks["long"])]
-        units += [Unit(f"mcq-{protocol}", tasks["mcq"]) for protocol in generate.mcq.protocols]
-        return [unit for unit in units if unit.size]
+        places = Counter((q.task, place // size) for place, q in enumerate(self.run.questions))
+        ranges = chunks(len(self.run.questions), size)
+        kinds: list[Kind] = [("long", "generative"), *(("mcq", p) for p in generate.mcq.protocols)]
+        return [
+            Unit(_unit_name(kind, own if len(ranges) > 1 else None), places[kind[0], number])
+            for kind in kinds
+            for number, own in enumerate(ranges)
+            if places[kind[0], number]
+        ]
 
     def execute(self, units: Sequence[Unit], advance: Advance) -> Iterator[tuple[Unit, list[Any]]]:
-        """Yield the answers of all methods, board by board."""
-        settings, rankings = method_settings(self.run), stored_rankings(self.run)
-        routes = stored_routes(self.run, self.name)
+        """Yield the answers of all methods, range by range and board by board."""
+        boards = BoardRanges(self.run)
+        by_kind: dict[Kind, list[Unit]] = defaultdict(list)
+        for unit in units:
+            by_kind[_kind(unit)].append(unit)
         try:
-            for unit in units:
-                answers: list[Answer] = []
-                for board in self._boards:
-                    if f"{board.task}-{board.protocol}" == unit.name:
-                        methods = self.config.methods
-                        own = answer_board(
-                            board, settings, methods, rankings, self._fusions, self._choices, routes
-                        )
-                        answers += self._judged(board, list(own))
-                yield unit, answers
-                advance(unit.size)
+            for kind, own in by_kind.items():
+                records = _RecordRanges(self.run, self._rankings, self._fusions, self._choices)
+                for unit in own:
+                    places = _places(unit, len(self.run.questions))
+                    yield unit, self._answers(boards.boards(kind, places), records.take(places))
+                    advance(unit.size)
         finally:
             self._scorers.unload()
 
-    def _judged(self, board: Board, answers: list[Answer]) -> list[Answer]:
+    def _answers(self, boards: Sequence[Board], records: _Records) -> list[Answer]:
+        settings, answers = method_settings(self.run), list[Answer]()
+        for board in boards:
+            own = answer_board(
+                board, settings, self.config.methods, *records, learned_from=self._rankings
+            )
+            answers += self._judged(board, list(own), records.fusions)
+        return answers
+
+    def _judged(
+        self, board: Board, answers: list[Answer], fusions: Mapping[str, Sequence[FusedAnswer]]
+    ) -> list[Answer]:
         """The answers, with scores and support of new texts."""
         if board.task != "long" or not any(map(is_new, answers)):
             return answers
-        questions = {question.id: question for question in self.run.questions}
-        self._scorers.references = [q.reference for q in questions.values() if q.reference]
+        questions = {question.id: question for question in board.questions}
+        if model_metrics(self._score.metrics):
+            self._scorers.references = self._references
         answers = with_scores(answers, questions, self._score.metrics, self._scorers)
         if self._checks is None:
             return answers
-        fused = chain.from_iterable(self._fusions.values())
-        fusions = {(f.method, f.question_id): f for f in fused}
-        return with_support(answers, board, fusions, self._embed)
+        fused = chain.from_iterable(fusions.values())
+        known = {(f.method, f.question_id): f for f in fused}
+        return with_support(answers, board, known, self._embed)
+
+    @cached_property
+    def _references(self) -> list[str]:
+        return [q.reference for q in self.run.questions if q.reference]
 
     @cached_property
     def _scorers(self) -> MetricScorers:
@@ -179,8 +209,80 @@ class Evaluate(Stage):
         return stored_choices(self.run)
 
     @cached_property
-    def _boards(self) -> list[Board]:
-        return read_boards(self.run)
+    def _rankings(self) -> dict[str, MethodRecords[Ranking]]:
+        return stored_rankings(self.run)
+
+
+class _Records(NamedTuple):
+    """What the stages before have made of a range of questions, by method; routes by question."""
+
+    rankings: Mapping[str, Sequence[Ranking]]
+    fusions: Mapping[str, Sequence[FusedAnswer]]
+    choices: Mapping[str, Sequence[FusedChoice]]
+    routes: Mapping[str, Route]
+
+
+class _RecordRanges:
+    """Reads them range by range, forward."""
+
+    def __init__(
+        self,
+        run: Run,
+        rankings: Mapping[str, MethodRecords[Ranking]],
+        fusions: Mapping[str, MethodRecords[FusedAnswer]],
+        choices: Mapping[str, MethodRecords[FusedChoice]],
+    ) -> None:
+        self._questions, self._place = run.questions, 0
+        self._rankings: dict[str, Cursor[Any]] = _cursors(rankings)
+        self._fusions: dict[str, Cursor[Any]] = _cursors(fusions)
+        self._choices: dict[str, Cursor[Any]] = _cursors(choices)
+        routed = run.recipe.stands_before("route", Evaluate.name)
+        self._routes = RangedParts(run.stage_folder("route"), Route) if routed else None
+
+    def take(self, own: range) -> _Records:
+        """Those of the questions at the places ``own``, which follow those taken before."""
+        for skipped in chunks(own.start - self._place, len(own)):
+            self._taken(range(self._place + skipped.start, self._place + skipped.stop))
+        self._place = own.stop
+        taken = self._taken(own)
+        if own.stop == len(self._questions):
+            cursors: list[dict[str, Cursor[Any]]] = [self._rankings, self._fusions, self._choices]
+            for cursor in (own for by_name in cursors for own in by_name.values()):
+                cursor.check_end()
+        return taken
+
+    def _taken(self, own: range) -> _Records:
+        ids = {question.id for question in self._questions[own.start : own.stop]}
+        routes = self._routes.records(own) if self._routes else ()
+        return _Records(
+            {name: cursor.take(ids) for name, cursor in self._rankings.items()},
+            {name: cursor.take(ids) for name, cursor in self._fusions.items()},
+            {name: cursor.take(ids) for name, cursor in self._choices.items()},
+            {route.question_id: route for route in routes if route.question_id in ids},
+        )
+
+
+def _cursors(records: Mapping[str, Iterable[Any]]) -> dict[str, Cursor[Any]]:
+    return {name: Cursor(own, f"method {name}") for name, own in records.items()}
+
+
+def _unit_name(kind: Kind, own: range | None) -> str:
+    name = "-".join(kind)
+    return name if own is None else f"{name}-{own.start:07d}-{own.stop:07d}"
+
+
+def _kind(unit: Unit) -> Kind:
+    task, protocol = unit.name.split("-")[:2]
+    return (
+        "mcq" if task == "mcq" else "long",
+        "lm_eval" if protocol == "lm_eval" else "generative",
+    )
+
+
+def _places(unit: Unit, count: int) -> range:
+    """Places of the questions of a unit; all where its name does not say."""
+    numbers = unit.name.split("-")[2:]
+    return range(int(numbers[0]), int(numbers[1])) if numbers else range(count)
 
 
 def _check_protocol(run: Run, choices: Iterable[str]) -> None:

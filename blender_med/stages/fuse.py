@@ -167,7 +167,7 @@ class Fuse(DividedStage):
         fuser: Any = role.fuser
         ranker, embed = ranker_of(role, self.run), self.run.stage_folder("embed")
         order, origin = self._orders(ranker), Origin(fuser.method, ranker, None)
-        store, sparse = StateStore(embed), self.run.recipe.stage("route") is not None
+        store, sparse = StateStore(embed), self.run.recipe.stands_before("route", "embed")
         source = fuser.model or self.run.stage_folder("train-gate") / str(fuser.trained)
         try:
             loaded = load_writer(source, store, sparse=sparse, device=fuser.device)

@@ -38,7 +38,12 @@ def with_long_fusers(tree: Any) -> Any:
         if stage.get("type") in ("train-fuser", "train-gate"):
             fusers = [_recipe(f) for f in fusers]
             kind = "genfuser" if stage["type"] == "train-fuser" else "embedding"
-            trained |= {str(job.get("name")): kind for job in fusers if isinstance(job, Mapping)}
+            names = [str(job.get("name")) for job in fusers if isinstance(job, Mapping)]
+            seeds = stage.get("seeds")
+            if isinstance(seeds, (list, tuple)):
+                names = [f"{name}-seed{seed}" for name in names for seed in seeds]
+            for name in names:
+                trained.setdefault(name, kind)
         elif stage.get("type") == "fuse":
             fusers = [_applied(fuser, trained, key) for fuser in fusers]
         elif stage.get("type") == "gate":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -111,8 +111,17 @@ class Gate(Stage):
             examples = [unanswered(q) for q in self._questions[unit_range(unit.name)]]
             of_seeds = [list(choose(one, self._batches(one), examples)) for one in loaded]
             experts = tuple(loaded[0].config.experts)
+            is_routed = any(one.config.gate_input == "question" for one in loaded)
+            # A gate that reads the experts has all of them read the question.
+            read = experts if any(one.config.gate_input == "experts" for one in loaded) else ()
             rows = zip(examples, *of_seeds, strict=True)
-            yield unit, [self._record(fuser, experts, e, chosen) for e, *chosen in rows]
+            yield (
+                unit,
+                [
+                    self._record(fuser, experts, e, chosen, read, is_routed=is_routed)
+                    for e, *chosen in rows
+                ],
+            )
 
     def _batches(self, fuser: EmbeddingFuser) -> StateBatches:
         from blender_med.fusers.state_batches import StateBatches
@@ -125,16 +134,30 @@ class Gate(Stage):
         experts: tuple[str, ...],
         example: StateExample,
         chosen: Sequence[Chosen],
+        read: Collection[str] = (),
+        *,
+        is_routed: bool = True,
     ) -> FusedChoice:
-        """The mean of the fusers, with what the experts cost that have a weight in one of them."""
+        """The mean of the fusers, with what the experts cost that one of them reads.
+
+        Args:
+            fuser: Whose choice this is.
+            experts: In the order of the weights.
+            example: The question.
+            chosen: By each fuser, or each seed.
+            read: Experts whose states are read though they may have no weight.
+            is_routed: Whether the question was encoded for the gate.
+        """
         probabilities = np.mean([c.probabilities for c in chosen], axis=0)
         weights = tuple(np.mean([c.weights for c in chosen], axis=0).tolist())
         spent = self._costs.get(example.question_id, {})
         means = self._mean_costs if self._is_sparse else {}
         full = [spent.get(name, means.get(name, Cost())) for name in experts]
-        used = _total([c for c, weight in zip(full, weights, strict=True) if weight > 0])
-        spared = _total([c for c, weight in zip(full, weights, strict=True) if weight == 0])
-        routing = spent.get(QUESTION_ENCODER, Cost())
+        weighed = zip(experts, weights, strict=True)
+        own = tuple(name for name, weight in weighed if weight > 0 or name in read)
+        used = _total([c for c, name in zip(full, experts, strict=True) if name in own])
+        spared = _total([c for c, name in zip(full, experts, strict=True) if name not in own])
+        routing = spent.get(QUESTION_ENCODER, Cost()) if is_routed else Cost()
         return FusedChoice(
             question_id=example.question_id,
             method=fuser.method,
@@ -143,6 +166,7 @@ class Gate(Stage):
             probabilities=tuple(probabilities.tolist()),
             experts=experts,
             weights=weights,
+            experts_read=own,
             seed_choices=tuple(int(c.probabilities.argmax()) for c in chosen),
             tokens=used.tokens,
             seconds=used.seconds + routing.seconds,
@@ -183,8 +207,6 @@ class Gate(Stage):
 
     def _mean(self, fuser: AppliedEmbeddingFuser, units: Sequence[Unit]) -> Iterator[Done]:
         """The mean of the probabilities of fusers whose shards stand before."""
-        from blender_med.fusers.state_batches import Chosen
-
         for unit in units:
             examples = [unanswered(q) for q in self._questions[unit_range(unit.name)]]
             parts = [
@@ -194,11 +216,22 @@ class Gate(Stage):
             ]  # fmt: skip
             experts = tuple(dict.fromkeys(e for part in parts for c in part[:1] for e in c.experts))
             rows = zip(examples, *parts, strict=True)
-            yield unit, [
-                self._record(fuser, experts, example, [
-                    Chosen(np.array(c.probabilities), _weights_of(c, experts)) for c in choices])
-                for example, *choices in rows
-            ]  # fmt: skip
+            yield unit, [self._mean_of(fuser, experts, e, choices) for e, *choices in rows]
+
+    def _mean_of(
+        self,
+        fuser: AppliedEmbeddingFuser,
+        experts: tuple[str, ...],
+        example: StateExample,
+        choices: Sequence[FusedChoice],
+    ) -> FusedChoice:
+        from blender_med.fusers.state_batches import Chosen
+
+        chosen = [Chosen(np.array(c.probabilities), _weights_of(c, experts)) for c in choices]
+        read = {name for choice in choices for name in choice.experts_read}
+        is_routed = any(choice.routing_seconds > 0 for choice in choices)
+        made = self._record(fuser, experts, example, chosen, read, is_routed=is_routed)
+        return replace(made, seed_choices=())
 
     def _load(self, folder: str | Path) -> EmbeddingFuser:
         from blender_med.fusers.embedding import EmbeddingFuser
@@ -216,7 +249,7 @@ class Gate(Stage):
 
     @property
     def _is_sparse(self) -> bool:
-        return self.run.recipe.stage("route") is not None
+        return self.run.recipe.stands_before("route", "embed")
 
     def _folders(self, fuser: AppliedEmbeddingFuser) -> list[str | Path]:
         if fuser.model is not None:

@@ -94,6 +94,10 @@ class AppliedEmbeddingFuser(Recipe):
     def _one_source(self) -> AppliedEmbeddingFuser:
         if [self.trained, self.model, self.among, self.mean_of].count(None) != 3:
             raise ValueError("give exactly one of 'trained', 'model', 'among' and 'mean_of'")
+        if "choose_by" in self.model_fields_set and self.among is None:
+            raise ValueError("'choose_by' says how one is chosen with 'among': leave it out")
+        if len(set(self.sources)) < len(self.sources):
+            raise ValueError("a fuser stands twice among those that this one is made of")
         if self.trained is None and self.name is None:
             raise ValueError("give 'name': it names the method in reports")
         return self

@@ -6,9 +6,9 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
-from blender_med.records import Candidate, Question
+from blender_med.records import Candidate, Question, R
 from blender_med.stages.base import unit_range
 from blender_med.store.shards import part_paths, read_part, read_parts
 
@@ -41,16 +41,18 @@ def candidate_groups(
     return groups
 
 
-class GeneratedCandidates:
-    """What stage generate has written, read shard by shard.
+class RangedParts(Generic[R]):
+    """Shards of a stage that are named after the questions that they are about.
 
     Args:
-        folder: Of the stage. Its shards are named ``EXPERT-START-STOP`` after the questions that
-            they answer, or else hold any.
+        folder: Of the stage. Its shards are named ``START-STOP`` or ``NAME-START-STOP``, by the
+            positions of the questions among all prepared ones, or else hold any.
+        record_type: What the stage writes.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, record_type: type[R]) -> None:
         self._folder = folder
+        self._record_type: type[R] = record_type
         by_range: dict[tuple[int, int], list[Path]] = defaultdict(list)
         for path in part_paths(folder):
             by_range[_answered(path)].append(path)
@@ -58,8 +60,34 @@ class GeneratedCandidates:
         self._starts, self._stops = [r[0] for r in ranges], [r[1] for r in ranges]
         self._paths = [by_range[r] for r in ranges]
 
-    def __iter__(self) -> Iterator[Candidate]:
-        return read_parts(self._folder, Candidate)
+    def __iter__(self) -> Iterator[R]:
+        return read_parts(self._folder, self._record_type)
+
+    def records(self, places: Sequence[int]) -> Iterator[R]:
+        """Records of the shards about some questions; others may be among them.
+
+        Args:
+            places: Positions of the questions among all prepared ones, ascending.
+        """
+        for path in sorted(self._about(places)) if places else ():
+            yield from read_part(path, self._record_type)
+
+    def _about(self, places: Sequence[int]) -> Iterator[Path]:
+        """Shards about one of the questions; ranges of one plan do not overlap."""
+        first = bisect_right(self._stops, places[0])
+        for own in self._paths[first : bisect_left(self._starts, places[-1] + 1)]:
+            yield from own
+
+
+class GeneratedCandidates(RangedParts[Candidate]):
+    """What stage generate has written, read shard by shard.
+
+    Args:
+        folder: Of the stage.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, Candidate)
 
     def groups(self, questions: Sequence[Question], places: Sequence[int]) -> list[Group]:
         """Groups of some questions, in their order; see :func:`candidate_groups`.
@@ -68,22 +96,14 @@ class GeneratedCandidates:
             questions: The questions, [n].
             places: Their positions among all prepared questions, ascending, [n].
         """
-        paths = sorted(self._about(places)) if places else []
-        candidates = (candidate for path in paths for candidate in read_part(path, Candidate))
-        found = candidate_groups(questions, candidates)
+        found = candidate_groups(questions, self.records(places))
         return [group for question in questions for group in found.get(question.id, ())]
-
-    def _about(self, places: Sequence[int]) -> Iterator[Path]:
-        """Shards with an answer to one of the questions; ranges of one plan do not overlap."""
-        first = bisect_right(self._stops, places[0])
-        for own in self._paths[first : bisect_left(self._starts, places[-1] + 1)]:
-            yield from own
 
 
 def _answered(path: Path) -> tuple[int, int]:
     """Positions of the questions of a shard, from and below; of one without range, all."""
     try:
-        own = unit_range(path.stem.removeprefix("part-"))
+        own = unit_range("-" + path.stem.removeprefix("part-"))
     except ValueError:
         return 0, 1 << 62
     return own.start, own.stop

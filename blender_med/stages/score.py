@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -60,21 +61,19 @@ class ScoreStage(DividedStage):
         """The metrics; their models are loaded when they are first needed."""
         if model_metrics(self.config.metrics):
             self._scorers.references = [q.reference for q in self.run.questions if q.reference]
+        shards: dict[str, list[str]] = defaultdict(list)
+        for name in self._generated:
+            shards[question_range(name)].append(name)
         try:
-            yield self._scored
+            yield lambda unit, share: self._scored(unit, shards[unit.name], share)
         finally:
             self._scorers.unload()
 
-    def _scored(self, unit: Unit, share: Share) -> list[Score]:
-        candidates = self._candidates(unit)
+    def _scored(self, unit: Unit, shards: Sequence[str], share: Share) -> list[Score]:
+        folder = self.run.stage_folder("generate")
+        candidates = (c for name in shards for c in read_part(part_path(folder, name), Candidate))
         metrics, load = self.config.metrics, self._scorers.load
         return list(score_candidates(self._questions(unit), candidates, metrics, load, share))
-
-    def _candidates(self, unit: Unit) -> Iterator[Candidate]:
-        folder = self.run.stage_folder("generate")
-        for name in self._generated:
-            if question_range(name) == unit.name:
-                yield from read_part(part_path(folder, name), Candidate)
 
     @property
     def _generated(self) -> dict[str, int]:

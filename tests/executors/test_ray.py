@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import os
 import secrets
 import shutil
@@ -110,7 +111,11 @@ def tree_of(recipe_tree: dict[str, Any], stages: tuple[str, ...], seconds: float
     known["generate"] |= {"shard_size": 5, "cache": False}
     known["score"] = {"type": "score", "metrics": ["chrf", "correct"]}
     known["rank"] = {"type": "rank", "rankers": ["bm25"], "shard_size": 7}
-    known["fuse"] = {"type": "fuse", "fusers": ["concatenation"], "shard_size": 7}
+    fusers = [
+        {"type": "concatenation", "guard": "ranker"},
+        {"type": "aggregate", "expert": "good", "decoding": {"max_new_tokens": 16}},
+    ]
+    known["fuse"] = {"type": "fuse", "fusers": fusers, "shard_size": 7}
     known["embed"] = {"type": "embed", "question_encoder": None, "shard_size": 9}
     known["evaluate"] = {"type": "evaluate", "primary_long": "chrf", "faithfulness": None}
     return tree | {"stages": [known[name] for name in stages]}
@@ -131,7 +136,7 @@ def go(save_recipe: Callable[..., Path]) -> Callable[..., Run]:
 
 
 def results(run: Run) -> dict[str, Any]:
-    """Every shard without its ``seconds``, every file of states, every table but that of costs."""
+    """Every shard and every table without its seconds, and every file of states."""
     found: dict[str, Any] = {}
     for path in sorted(run.folder.rglob("part-*")):
         name = str(path.relative_to(run.folder))
@@ -142,8 +147,10 @@ def results(run: Run) -> dict[str, Any]:
         else:
             found[name] = path.read_bytes()
     for path in sorted(run.stage_folder("report").glob("*.csv")):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        found[path.name] = len(lines) if "seconds" in lines[0] else lines
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        found[path.name] = [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
+    assert found["methods.csv"] and found["cost.csv"]
     return found
 
 
@@ -200,7 +207,7 @@ def test_an_error_of_a_worker_is_the_error_of_one_machine(nodes, recipe_tree, go
 
 @pytest.mark.slow
 def test_a_whole_study_gives_the_tables_of_one_machine(nodes, recipe_tree, go) -> None:
-    tree = tree_of(recipe_tree, WHOLE)
+    tree = tree_of(recipe_tree, WHOLE) | {"dataset": {"type": "sample"}}
     local, spread = go(tree), go(tree, "name=spread", on(nodes))
     assert results(spread) == results(local)
     assert {"embed", "rank", "fuse"} <= {name.split("/")[0] for name in results(spread)}
@@ -251,4 +258,25 @@ def test_a_lost_node_costs_nothing(fragile, recipe_tree, go) -> None:
     spread = go(tree, "name=spread", on(fragile))
     other.join(30)
     assert not other.is_alive() and len(fragile.cluster.list_all_nodes()) == 1
+    assert results(spread) == results(go(tree_of(recipe_tree, WHOLE)))
+
+
+@pytest.mark.slow
+def test_a_killed_worker_and_then_a_lost_node_cost_nothing(fragile, recipe_tree, go) -> None:
+    tree = tree_of(recipe_tree, WHOLE, seconds=0.2)
+    killed: list[int] = []
+
+    def kill() -> None:
+        killed.append(fragile.workers()[0])
+        os.kill(killed[0], signal.SIGKILL)
+
+    def lose() -> None:
+        fragile.cluster.remove_node(fragile.second, allow_graceful=False)
+
+    first = when(lambda: shards(tree, "spread", "generate") >= 2 and bool(fragile.workers()), kill)
+    then = when(lambda: shards(tree, "spread", "embed") >= 1, lose)
+    spread = go(tree, "name=spread", on(fragile))
+    first.join(5)
+    then.join(30)
+    assert killed and not then.is_alive() and len(fragile.cluster.list_all_nodes()) == 1
     assert results(spread) == results(go(tree_of(recipe_tree, WHOLE)))

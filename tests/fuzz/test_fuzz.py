@@ -5,11 +5,14 @@ Quick: a few dozen inputs for each target. Slow: 20,000 and more over all of the
 
 from __future__ import annotations
 
+import base64
 import csv
+import gzip
 import io
 import json
 import zipfile
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,11 @@ from blender_med.experts.openai import _MALFORMED, _completion, _echoed
 from blender_med.prompts.parse import parse_choice
 from blender_med.recipes_folder import shipped_recipes
 from blender_med.reports.export import _latex_table, read_table
+from blender_med.reports.page.document import Document, write_document
+from blender_med.reports.page.questions import pack_questions
+from blender_med.reports.page.sections import Figure, Table
 from blender_med.reports.tables import write_csv
+from blender_med.stages.comparison import AnswerCell, AnswerRow, Block, CandidateCell
 from blender_med.stages.runner import open_run
 from blender_med.stages.validation import validate_recipe
 from blender_med.store.files import read_json
@@ -264,9 +271,57 @@ def secrets(data: st.DataObject, folder: Path) -> None:
     assert key not in str(BlenderMedError("p", fix="f", key="openai.api_key", value=key))
 
 
+class Structure(HTMLParser):
+    """Elements and attributes of a page, without its texts."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[Any] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.found.append((tag, [] if tag == "script" else sorted(attrs, key=str)))
+
+    def handle_comment(self, data: str) -> None:
+        self.found.append(data)
+
+
+MARKUP = st.sampled_from(["<script>", "</title>", '">', "<!--", "{{ 1 }}", "&lt;", "]]>", "</p>"])
+
+
+def pages(data: st.DataObject, folder: Path) -> None:
+    """No text becomes markup, and the browser of questions gets every text as it was."""
+    block = Block("d", "long", "generative", "test")
+
+    def page_of(draw: Callable[[], str]) -> tuple[str, AnswerRow]:
+        cells = [tuple(draw() for _ in range(2)) for _ in range(2)]
+        candidate = CandidateCell("a#0", draw(), "", {"rougeL": 0.5})
+        answer = AnswerCell("m", "", "", draw(), 0.5, None)
+        row = AnswerRow(
+            block, draw(), draw(), draw(), draw(), "A", draw(), "rougeL", (candidate,), (answer,),
+            {draw(): draw()},
+        )  # fmt: skip
+        note = Figure("data", draw(), draw(), None, Table((draw(), draw()), tuple(cells)))
+        packed = pack_questions([row], {}, [block], {})
+        written = write_document(
+            folder, Document(draw(), draw(), ((draw(), draw()),), [], [note], packed, draw() or "s")
+        )
+        return written[0].read_text(encoding="utf-8"), row
+
+    texts_or_markup = st.lists(texts | odd | MARKUP, max_size=3).map("".join)
+    page, row = page_of(lambda: data.draw(texts_or_markup))
+    plain, _ = page_of(lambda: "x")
+    assert Structure(page).found == Structure(plain).found
+    [part] = pack_questions([row], {}, [block], {}).pages
+    [details] = json.loads(gzip.decompress(base64.b64decode(part, validate=True)))
+    for key in ("question", "context", "options", "reference"):
+        assert details[key] == getattr(row, key).encode("utf-8", "backslashreplace").decode()
+
+
 TARGETS = [
     data_files, archives, parquet_files, recipe_texts, recipe_values, overrides, model_answers,
-    tables, quarantines, states, server_replies, secrets,
+    tables, quarantines, states, server_replies, secrets, pages,
 ]  # fmt: skip
 assert len(TARGETS) * SLOW >= 20_000
 

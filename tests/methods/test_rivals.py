@@ -44,11 +44,12 @@ def choices() -> list[FusedChoice]:
     for number, q in enumerate(questions()):
         index = (q.answer_index + (number % 5 == 0)) % 3
         weights = (0.25, 0.75) if number % 2 else (1.0, 0.0)
+        read = ("a", "b") if number % 2 else ("a",)
         probabilities = tuple(0.8 if i == index else 0.1 for i in range(3))
         seeds = (index, q.answer_index, (index + 1) % 3)
         found.append(
-            FusedChoice(q.id, "fused", "fused", index, probabilities, ("a", "b"), weights, seeds,
-                        11, 2.0, 0.125)
+            FusedChoice(q.id, "fused", "fused", index, probabilities, ("a", "b"), weights, read,
+                        seeds, 11, 2.0, 0.125)
         )  # fmt: skip
     return found
 

@@ -97,6 +97,7 @@ def test_it_writes_from_the_states_and_costs_what_the_chosen_expert_read(tree, g
         assert "rougeL" in answer.scores
         assert json.loads(answer.support or "[]")  # held against all candidates of the question
     guarded = answers_of(run, "writer-guarded")
+    assert guarded.keys() == answers.keys()
     assert all(guarded[key].tokens > answers[key].tokens for key in guarded)
 
 
@@ -145,7 +146,10 @@ def test_a_route_spares_experts(tree, go) -> None:
         for row in read_parts(routed.stage_folder("embed"), HiddenState)
     }
     texts = {r.question_id: r.text for r in stored_fusions(run)["writer"]}
-    for record in read_parts(routed.stage_folder("fuse"), FusedAnswer):
+    records = list(read_parts(routed.stage_folder("fuse"), FusedAnswer))
+    assert len(records) == 2 * len(texts) > 0
+    assert all(len(record.experts_used) == 1 for record in records)  # the other one is spared
+    for record in records:
         own = {expert for question, expert in stored if question == record.question_id}
         assert own == {*record.experts_used, QUESTION_ENCODER}
         if record.method == "writer":
@@ -158,6 +162,8 @@ def test_a_route_spares_experts(tree, go) -> None:
         (3, {"texts": ["option"]}, "add 'question' to 'texts' of stage embed"),
         (3, {"splits": ["train", "dev"]}, "stage embed leaves out split test"),
         (6, {"fusers": [{"type": "embedding", "trained": "rwiter"}]}, "writer"),
+        (4, {"fusers": [{"name": "writer", "embedding_fuser": {
+            "head": NEW | {"decoder": {"width": 130}}}}]}, "width.*multiple of 'attention_heads'"),
         (6, {"fusers": [{"type": "embedding"}]}, "give either 'model' or 'trained'"),
         (6, {"fusers": [FUSE["fusers"][0] | {"decoding": {"temperature": 1}}]}, "beam search"),
         (4, {"fusers": [{"name": "writer", "embedding_fuser": {"head": NEW | {"tuning": "lora"}}}]},

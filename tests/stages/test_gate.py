@@ -18,6 +18,7 @@ from blender_med.errors import BlenderMedError, ConfigError
 from blender_med.executors.local import LocalExecutor
 from blender_med.executors.progress import ProgressDisplay
 from blender_med.fusers.embedding import EmbeddingFuser
+from blender_med.fusers.hidden_states import QUESTION_ENCODER as ENCODER
 from blender_med.records import Answer, Candidate, FusedChoice, HiddenState, Route
 from blender_med.stages.base import Run
 from blender_med.stages.combining import combining_methods
@@ -176,11 +177,13 @@ def test_the_best_fuser_may_be_chosen_by_likelihood(run) -> None:
 
 def test_the_mean_of_fusers_averages_probabilities_and_weights(run) -> None:
     fused, probe = choices_of(run, "fused"), choices_of(run, "probe")
-    for key, choice in choices_of(run, "mean").items():
+    means = choices_of(run, "mean")
+    assert means.keys() == fused.keys()
+    for key, choice in means.items():
         expected = np.mean([fused[key].probabilities, probe[key].probabilities], axis=0)
         assert choice.probabilities == pytest.approx(expected)
         assert choice.choice_index == int(np.argmax(expected)) and choice.fuser == "mean"
-        assert choice.seed_choices == (fused[key].choice_index, probe[key].choice_index)
+        assert choice.seed_choices == () and choice.experts_read == fused[key].experts
         weights = dict(zip(fused[key].experts, fused[key].weights, strict=True))
         expected = {"good": weights["good"] / 2, "poor": (weights["poor"] + 1) / 2}
         assert dict(zip(choice.experts, choice.weights, strict=True)) == pytest.approx(expected)
@@ -216,8 +219,7 @@ def test_the_tables_say_how_sure_the_fusers_are_and_whom_they_beat(run) -> None:
 def test_an_expert_without_states_was_spared_only_behind_a_route(routed, saved) -> None:
     """It then saves what it costs on average; else it could not read the question."""
     gate = Gate.__new__(Gate)
-    stages = {"route": object()} if routed else {}
-    gate.run = SimpleNamespace(recipe=SimpleNamespace(stage=stages.get))
+    gate.run = SimpleNamespace(recipe=SimpleNamespace(stands_before=lambda *names: routed))
     others = {"r": {"b": Cost(10, 1.0)}, "s": {"b": Cost(30, 2.0)}}
     vars(gate)["_costs"] = {"q": {"a": Cost(7, 0.5)}} | others
     chosen = SimpleNamespace(probabilities=np.array([0.6, 0.4]), weights=np.array([1.0, 0.0]))
@@ -225,6 +227,21 @@ def test_an_expert_without_states_was_spared_only_behind_a_route(routed, saved) 
     choice = gate._record(fuser, ("a", "b"), example, [chosen])
     assert (choice.tokens, choice.seconds) == (7, 0.5)
     assert (choice.saved_tokens, choice.saved_seconds) == saved
+    assert choice.experts_read == ("a",)
+
+
+def test_an_expert_whose_states_the_gate_reads_is_not_spared() -> None:
+    gate = Gate.__new__(Gate)
+    gate.run = SimpleNamespace(recipe=SimpleNamespace(stands_before=lambda *names: False))
+    vars(gate)["_costs"] = {"q": {"a": Cost(7, 0.5), "b": Cost(5, 0.25), ENCODER: Cost(0, 4.0)}}
+    chosen = SimpleNamespace(probabilities=np.array([0.6, 0.4]), weights=np.array([1.0, 0.0]))
+    example, fuser = SimpleNamespace(question_id="q"), SimpleNamespace(method="fused")
+    both = ("a", "b")
+    choice = gate._record(fuser, both, example, [chosen], both, is_routed=False)
+    assert (choice.tokens, choice.seconds, choice.routing_seconds) == (12, 0.75, 0.0)
+    assert (choice.saved_tokens, choice.experts_read) == (0, both)
+    spared = gate._record(fuser, both, example, [chosen])
+    assert (spared.tokens, spared.seconds, spared.saved_tokens) == (7, 4.5, 5)
 
 
 def test_the_best_of_probes_is_no_ensemble(tree, save_recipe) -> None:
@@ -239,9 +256,11 @@ def test_the_best_of_probes_is_no_ensemble(tree, save_recipe) -> None:
         {"name": "best_probe", "among": ["probe", "other"]},
         {"name": "twins", "mean_of": ["other", "twin"]},
         {"name": "both", "mean_of": ["other", "probe"]},
+        {"name": "other_probe", "among": ["probe", "other"], "choose_by": "log_likelihood"},
+        {"name": "bests", "mean_of": ["best_probe", "other_probe"]},
     ]
     combining = combining_methods(open_recipe(save_recipe(tree)).recipe)
-    expected = {"fused", "fused-routed", "best_fuser", "likeliest", "mean", "both"}
+    expected = {"fused", "fused-routed", "best_fuser", "likeliest", "mean", "both", "bests"}
     assert set(combining) == expected
 
 
@@ -296,6 +315,8 @@ def test_one_recipe_stands_for_several_fusers(tree, save_recipe) -> None:
         ("stages.gate.fusers=[{model: ./nowhere, name: x}]", "no such model"),
         ("stages.gate.fusers=[{name: x}]", "exactly one of 'trained', 'model', 'among' and"),
         ("stages.gate.fusers=[fused, {name: m, mean_of: [fused, x]}]", "mean_of.*stand before"),
+        ("stages.gate.fusers=[fused, {name: m, mean_of: [fused, fused]}]", "stands twice"),
+        ("stages.gate.fusers=[{trained: fused, choose_by: accuracy}]", "leave it out"),
         ("stages.train-gate.seeds=[1, 1]", "stands twice"),
         ("stages.train-gate.fusers.probe.experts=[pooor]", "no such expert.*did you mean 'poor'"),
         ("stages.train-gate.fusers.fused.embedding_fuser.gate={type: topk_softmax, k: 0}", "k"),

@@ -89,7 +89,7 @@ def _write_parts(folder: Path, packed: Packed | None) -> list[Path]:
 def _rendered(document: Document, *, inline: bool) -> str:
     script, style = _asset("page.js"), _asset("style.css")
     template = _environment().from_string(_asset("index.html.jinja"))
-    return template.render(
+    page = template.render(
         document=document,
         inline=inline,
         folder=DATA_FOLDER,
@@ -97,6 +97,7 @@ def _rendered(document: Document, *, inline: bool) -> str:
         style=Markup(style),
         policy=_policy(script),
     )
+    return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _environment() -> Environment:

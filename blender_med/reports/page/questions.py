@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -24,6 +25,7 @@ from blender_med.stages.methods import BEST_SINGLE
 PAGE_SIZE = 100
 SHOWN_SPLITS = ("dev", "test")
 _PREVIEW = 120
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _DIGITS = 4
 
 RankingKey = tuple[str, str]
@@ -55,7 +57,7 @@ class _Index:
 
     def add(self, row: AnswerRow, block: int) -> None:
         self.ids.append(row.question_id)
-        self.texts.append(_storable(row.question[:_PREVIEW]))
+        self.texts.append(row.question[:_PREVIEW])
         self.block.append(block)
         self.oracle.append(_best(row))
         _append(
@@ -104,12 +106,9 @@ def pack_questions(
 
 def _packed(tree: Any) -> str:
     text = json.dumps(tree, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    # UTF-8 cannot hold lone surrogates; they are shown as what Python writes for them.
+    text = _SURROGATES.sub(lambda found: rf"\\u{ord(found[0]):04x}", text)
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode("ascii")
-
-
-def _storable(text: str) -> str:
-    """``text`` without lone surrogates, which UTF-8 cannot hold."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _append(columns: dict[str, list[Any]], cells: Mapping[str, Any], rows: int, empty: Any) -> None:
@@ -131,11 +130,11 @@ def _rounded(value: float | None) -> float | None:
 
 def _details(row: AnswerRow, orders: Mapping[RankingKey, dict[str, Any]]) -> dict[str, Any]:
     return {
-        "question": _storable(row.question),
-        "context": _storable(row.context),
-        "options": _storable(row.options),
+        "question": row.question,
+        "context": row.context,
+        "options": row.options,
         "gold": row.gold,
-        "reference": _storable(row.reference),
+        "reference": row.reference,
         "primary": row.primary,
         "candidates": [_candidate(candidate) for candidate in row.candidates],
         "answers": [_answer(answer) for answer in row.answers],
@@ -147,7 +146,7 @@ def _candidate(cell: CandidateCell) -> dict[str, Any]:
     scores = {name: _rounded(value) for name, value in cell.scores.items()}
     return {
         "key": cell.key,
-        "text": _storable(cell.text),
+        "text": cell.text,
         "choice": cell.choice,
         "scores": scores,
     }
@@ -159,7 +158,7 @@ def _answer(cell: AnswerCell) -> dict[str, Any]:
         "method": cell.method,
         "candidate": cell.candidate,
         "choice": cell.choice,
-        "text": _storable(cell.text),
+        "text": cell.text,
         "value": _rounded(cell.value),
         "confidence": _rounded(cell.confidence),
         "sentences": [_sentence(sentence) for sentence in cell.sentences],
@@ -168,9 +167,9 @@ def _answer(cell: AnswerCell) -> dict[str, Any]:
 
 def _sentence(sentence: SentenceSupport) -> dict[str, Any]:
     return {
-        "text": _storable(sentence.text),
+        "text": sentence.text,
         "links": [[link.candidate, link.sentence] for link in sentence.links],
-        "flags": [[flag.kind, flag.reason, _storable(flag.text)] for flag in sentence.flags],
+        "flags": [[flag.kind, flag.reason, flag.text] for flag in sentence.flags],
     }
 
 

@@ -271,9 +271,10 @@ def _fusions(rows: Sequence[FusionRow]) -> Figure:
         for row in rows
     )  # fmt: skip
     text = (
-        "Answers that are better, equal and worse than the candidate that the fuser started from, "
-        "by the primary metric, the mean difference, and the share of answers with a sentence that "
-        "the candidates do not support."
+        "Answers that are better, equal and worse than the candidate that the fuser is held "
+        "against (the one that it started from, where it reads any), by the primary metric, the "
+        "mean difference, and the share of answers with a sentence that the candidates do not "
+        "support."
     )
     return Figure("fusions", "Fusers", text, None, _table(head, cells), wide=True)
 

@@ -13,6 +13,7 @@ from blender_med.fusers.applied import (
     FuserToApply,
     WritingFuser,
 )
+from blender_med.models import local_folder, read_config
 from blender_med.rankers.config import AppliedMean, RankerToApply, check_source
 from blender_med.registry import suggestion
 from blender_med.stages.base import Run
@@ -133,10 +134,17 @@ def _check_embedding(
     embed = run.recipe.stage("embed")
     if not isinstance(embed, EmbedConfig):
         return  # that it is there is the chain's concern
+    folder = None if fuser.model is None else local_folder(fuser.model)
+    reads = read_config(folder).get("gate_input") if folder is not None else None
+    if reads == "question" and embed.question_encoder is None:
+        fix = "give stage embed the question_encoder that the fuser was trained with"
+        raise ConfigError("the fuser's gate reads embeddings of the questions", key=key, fix=fix)
     if "question" not in embed.texts:
         fix = "add 'question' to 'texts' of stage embed"
         raise ConfigError("an embedding fuser reads the states of the question", key=key, fix=fix)
-    missing = [split for split in splits or ("train", "dev", "test")
+    rank = run.recipe.stage("rank")
+    ranked = rank.splits if isinstance(rank, RankConfig) else None
+    missing = [split for split in splits or ranked or ("train", "dev", "test")
                if embed.splits is not None and split not in embed.splits]  # fmt: skip
     if missing:
         fix = f"add {', '.join(missing)} to 'splits' of stage embed, or set 'splits' of fuse"

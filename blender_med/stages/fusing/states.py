@@ -21,8 +21,6 @@ from blender_med.records import FusedAnswer, HiddenState
 from blender_med.stages.fusing.lineup import Lineup, Origin
 from blender_med.store.shards import read_parts
 
-Spent = tuple[int, float]  # tokens and seconds
-
 
 def load_writer(
     folder: str | Path, store: StateStore, *, sparse: bool, device: str | None
@@ -84,8 +82,9 @@ class StateWriter:
     ) -> Iterator[FusedAnswer]:
         """A record for each line-up, in order; ``advance(n)`` reports n of them done.
 
-        An answer costs what the experts with a weight read of the question, and what the decoder
-        wrote. Where it wrote nothing the top candidate stands in.
+        An answer costs what the experts with a weight read of the question (all experts where the
+        gate reads them), and what the decoder wrote. Where it wrote nothing the top candidate
+        stands in.
 
         Raises:
             DataError: States of a question are missing, or not finite.
@@ -110,10 +109,13 @@ class StateWriter:
         weights: Sequence[float],
         seconds: float,
     ) -> FusedAnswer:
+        reads_question = self._fuser.config.gate_input == "question"
         weighed = zip(self._batches.experts, weights, strict=True)
-        used = tuple(name for name, weight in weighed if weight > 0)
+        # A gate that reads the experts has them all read the question before it weighs them.
+        used = tuple(name for name, weight in weighed if weight > 0 or not reads_question)
         known = self._spent[lineup.question.id]
-        read = [known[name] for name in (*used, QUESTION_ENCODER) if name in known]
+        sources = (*used, *((QUESTION_ENCODER,) if reads_question else ()))
+        read = [known[name] for name in sources if name in known]
         wrote = bool(generation.text)
         return FusedAnswer(
             question_id=lineup.question.id,
@@ -124,10 +126,11 @@ class StateWriter:
             shown=() if wrote else (lineup.top.key,),
             top=lineup.top.key,
             rankers=() if wrote or origin.ranker is None else (origin.ranker,),
-            prompt_tokens=sum(tokens for tokens, _ in read),
+            prompt_tokens=sum(own.tokens for own in read),
             completion_tokens=generation.completion_tokens,
+            truncated_tokens=sum(own.truncated_tokens for own in read),
             finish_reason=generation.finish_reason,
-            seconds=seconds + sum(own for _, own in read),
+            seconds=seconds + sum(own.seconds for own in read),
             experts_used=used,
             protocol=lineup.top.protocol,
         )
@@ -138,10 +141,10 @@ def _example(lineup: Lineup) -> StateExample:
     return StateExample(question.id, question.dataset, (QUESTION_TEXT,))
 
 
-def _spent(embed: Path) -> Mapping[str, Mapping[str, Spent]]:
-    """What the states of a question took, by question and expert."""
-    found: dict[str, dict[str, Spent]] = defaultdict(dict)
+def _spent(embed: Path) -> Mapping[str, Mapping[str, HiddenState]]:
+    """The index of the states of each question, by question and expert."""
+    found: dict[str, dict[str, HiddenState]] = defaultdict(dict)
     for row in read_parts(embed, HiddenState):
         if row.text == QUESTION_TEXT:
-            found[row.question_id][row.expert] = row.tokens, row.seconds
+            found[row.question_id][row.expert] = row
     return found

@@ -93,25 +93,33 @@ def _applies(name: str, board: Board) -> bool:
     if board.task not in spec.tasks or board.protocol not in spec.protocols:
         return False
     if base == "self_consistency":
-        samples = Counter(c.question_id for c in board.candidates if c.expert == argument)
-        return max(samples.values(), default=0) > 1
+        sources = [board, *([board.sample] if board.sample else [])]
+        return any(_most_samples(source, argument) > 1 for source in sources)
     return spec.argument != "expert" or argument in board.experts
+
+
+def _most_samples(board: Board, expert: str) -> int:
+    samples = Counter(c.question_id for c in board.candidates if c.expert == expert)
+    return max(samples.values(), default=0)
 
 
 def _is_fitted(name: str, board: Board, settings: MethodSettings) -> bool:
     splits = METHOD_SPECS[name.partition(":")[0]].fitted
-    if not splits:
-        return True
-    values = board.scores.get(settings.primary(board.task))
-    if values is None:
-        return False
-    usable = [
+    metric = settings.primary(board.task)
+    return not splits or board.learned(
+        ("fitted", splits, metric), lambda source: _has_values(source, splits, metric)
+    )
+
+
+def _has_values(board: Board, splits: Collection[str], metric: str) -> bool:
+    """Whether a candidate of a question of these splits has a value."""
+    values = board.scores.get(metric)
+    return values is not None and any(
         not np.isnan(values[row])
         for index, question in enumerate(board.questions)
         if question.split in splits
         for row in board.rows(index)
-    ]
-    return any(usable)
+    )
 
 
 def answer_board(
@@ -122,6 +130,7 @@ def answer_board(
     fusions: Mapping[str, Iterable[FusedAnswer]] = MappingProxyType({}),
     choices: Mapping[str, Iterable[FusedChoice]] = MappingProxyType({}),
     routes: Mapping[str, Route] = MappingProxyType({}),
+    learned_from: Mapping[str, Iterable[Ranking]] | None = None,
 ) -> Iterator[Answer]:
     """Answers of methods to the questions of a board, method by method.
 
@@ -135,6 +144,8 @@ def answer_board(
         fusions: Those of each fuser and each guard, by the name of the method.
         choices: Those of each embedding fuser, by the name of the method.
         routes: Of stage route, by question.
+        learned_from: The rankings of each ranker from which its confidence is learned, those of
+            ``board.sample`` among them; None: ``rankings``.
 
     Raises:
         DataError: A method named here has nothing to learn from, or a metric was not scored.
@@ -145,8 +156,10 @@ def answer_board(
     for name in names:
         base, _, argument = name.partition(":")
         if name in rankings:
-            own, metric = rankings[name], settings.primary(board.task)
-            yield from top_ranked(board, own, ranker_confidence(board, name, own, metric))
+            metric = settings.primary(board.task)
+            known = (learned_from or rankings)[name]
+            confidence = ranker_confidence(board, name, known, metric)
+            yield from top_ranked(board, rankings[name], confidence)
         elif name in fusions:
             yield from fused_methods(board, fusions[name], rankings)
         elif base == ROUTE_METHOD and routes:

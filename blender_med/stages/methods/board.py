@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 _WORD_LABELS = ("yes", "no", "maybe")
 _BoardKey = tuple[str, Task, Protocol]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Board:
         offsets: Rows ``offsets[i]:offsets[i + 1]`` are the candidates of question i, [n + 1].
         scores: Values per metric, [rows]; NaN where a candidate has none.
         answer_scores: Values of texts that are no candidate, by (method, question id, metric).
+        sample: Board of the same data set, task and protocol that methods learn from, where this
+            one has a range of the questions only; None: they learn from this one.
     """
 
     dataset: str
@@ -42,6 +46,16 @@ class Board:
     offsets: Ints
     scores: Mapping[str, Floats]
     answer_scores: Mapping[tuple[str, str, str], float]
+    sample: Board | None = field(default=None, compare=False, repr=False)
+    _known: dict[Hashable, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    def learned(self, key: Hashable, learn: Callable[[Board], T]) -> T:
+        """What ``learn`` makes of the board that methods learn from; made once for each ``key``."""
+        source = self.sample or self
+        if key not in source._known:
+            source._known[key] = learn(source)
+        found: T = source._known[key]
+        return found
 
     def rows(self, index: int) -> range:
         """Rows of the candidates of question ``index``."""
@@ -53,8 +67,9 @@ class Board:
 
     @cached_property
     def experts(self) -> tuple[str, ...]:
-        """Names of the experts, in order of first appearance."""
-        return tuple(dict.fromkeys(candidate.expert for candidate in self.candidates))
+        """Names of the experts, in order of first appearance; those of the sample come first."""
+        known = self.sample.experts if self.sample else ()
+        return tuple(dict.fromkeys([*known, *(c.expert for c in self.candidates)]))
 
     @cached_property
     def choices(self) -> Ints:
@@ -77,7 +92,8 @@ class Board:
 
     @cached_property
     def _has_words(self) -> bool:
-        return all(are_word_labels(question.options or ()) for question in self.questions)
+        known = self.sample is None or self.sample._has_words
+        return known and all(are_word_labels(q.options or ()) for q in self.questions)
 
     @cached_property
     def _option_labels(self) -> Ints:

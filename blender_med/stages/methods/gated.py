@@ -21,7 +21,7 @@ PROTOCOL = "lm_eval"  # the fusers read a question with its options as that prot
 def fused_options(board: Board, choices: Iterable[FusedChoice]) -> Iterator[Answer]:
     """The option with the highest probability, which is its ``confidence``.
 
-    An answer costs what the experts with a weight read. Choices of questions that are not on the
+    An answer costs what the experts read that had to. Choices of questions that are not on the
     board are passed over; on a board of another protocol or task there are none.
     """
     for index, choice in _placed(board, choices):
@@ -35,11 +35,9 @@ def fused_options(board: Board, choices: Iterable[FusedChoice]) -> Iterator[Answ
             choice=choice.choice_index,
             confidence=min(1.0, max(choice.probabilities)),
         )
-        weighed = zip(choice.experts, choice.weights, strict=True)
-        used = tuple(name for name, weight in weighed if weight > 0)
         yield replace(
             answer,
-            experts_used=used,
+            experts_used=choice.experts_read,
             tokens=choice.tokens,
             seconds=choice.seconds,
             saved_tokens=choice.saved_tokens,
@@ -54,7 +52,7 @@ def routed_options(board: Board, method: str, choices: Iterable[FusedChoice]) ->
     that expert's did, and the embedding of the question; it saves what the others cost.
     """
     firsts = {name: board.first_sample(name) for name in board.experts}
-    means = _mean_costs(board)
+    means = board.learned("mean costs", _mean_costs)
     for index, choice in _placed(board, choices):
         expert = choice.experts[int(np.argmax(choice.weights))]
         row = int(firsts[expert][index]) if expert in firsts else -1
@@ -71,7 +69,7 @@ def routed_answers(board: Board, routes: Mapping[str, Route]) -> Iterator[Answer
     expert that was not asked, its mean over the questions of the board that it was asked.
     """
     firsts = {name: board.first_sample(name) for name in board.experts}
-    means = _mean_costs(board)
+    means = board.learned("mean costs", _mean_costs)
     for index, question in enumerate(board.questions):
         route = routes.get(question.id)
         row = int(firsts[route.experts[0]][index]) if route and route.experts[0] in firsts else -1
@@ -159,7 +157,9 @@ def _with_savings(
 ) -> Answer:
     own = {board.candidates[row].expert: board.candidates[row] for row in board.rows(index)[::-1]}
     saved = [
-        (c.prompt_tokens + c.completion_tokens, c.seconds) if (c := own.get(name)) else means[name]
+        (c.prompt_tokens + c.completion_tokens, c.seconds)
+        if (c := own.get(name))
+        else means.get(name, (0.0, 0.0))
         for name in board.experts
         if name not in answer.experts_used
     ]

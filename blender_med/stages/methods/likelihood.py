@@ -17,6 +17,8 @@ from blender_med.stages.methods.single import missing_split
 from blender_med.stages.methods.sureness import log_softmax
 
 _LEAST = -30.0  # nats; what is less likely is as good as impossible
+Names = tuple[str, ...]
+
 _PENALTY = 1.0  # of half the squared weights, as scikit-learn's C = 1
 
 
@@ -44,32 +46,38 @@ def stacking(board: Board, settings: MethodSettings, argument: str) -> Iterator[
     Raises:
         DataError: No train or dev question has a known right option.
     """
-    features = [_features(board, index) for index in range(len(board.questions))]
-    fitted = METHOD_SPECS["stacking"].fitted
-    learn = [
-        index
-        for index, question in enumerate(board.questions)
-        if question.split in fitted and 0 <= board.gold[index] < len(features[index])
-    ]
-    if not learn:
-        raise missing_split(board, "stacking")
-    weights = conditional_logit([features[i] for i in learn], board.gold[learn])
-    for index, own in enumerate(features):
+    experts, labels, weights = board.learned("stacking", _stacking_weights)
+    for index in range(len(board.questions)):
+        own = _features(board, index, experts, labels)
         yield _answer(board, "stacking", index, own @ weights if len(own) else None)
 
 
-def option_logprobs(board: Board, index: int) -> Floats:
+def _stacking_weights(board: Board) -> tuple[Names, Names, Floats]:
+    """Experts, labels, and a weight for each of them."""
+    experts, labels, fitted = board.experts, board.labels, METHOD_SPECS["stacking"].fitted
+    learn = [i for i, question in enumerate(board.questions) if question.split in fitted]
+    features = [_features(board, index, experts, labels) for index in learn]
+    known = [k for k, index in enumerate(learn) if 0 <= board.gold[index] < len(features[k])]
+    if not known:
+        raise missing_split(board, "stacking")
+    gold = board.gold[[learn[k] for k in known]]
+    return experts, labels, conditional_logit([features[k] for k in known], gold)
+
+
+def option_logprobs(board: Board, index: int, experts: Names | None = None) -> Floats:
     """Log-probability of each option by each expert, [experts, options], from its first sample.
 
-    NaN where an expert has none for this question.
+    NaN where an expert has none for this question. ``experts`` None takes those of the board.
     """
+    names = board.experts if experts is None else experts
     options = len(board.questions[index].options or ())
-    table = np.full((len(board.experts), options), np.nan)
+    table = np.full((len(names), options), np.nan)
     for row in reversed(board.rows(index)):  # the first sample of an expert comes last
         candidate = board.candidates[row]
         values = np.array(candidate.option_logprobs or (), dtype=np.float64)
-        if len(values) == options and np.isfinite(values.max(initial=-np.inf)):
-            table[board.experts.index(candidate.expert)] = log_softmax(values)
+        is_known = len(values) == options and np.isfinite(values.max(initial=-np.inf))
+        if is_known and candidate.expert in names:
+            table[names.index(candidate.expert)] = log_softmax(values)
     return table
 
 
@@ -103,15 +111,17 @@ def conditional_logit(features: list[Floats], gold: Ints) -> Floats:
     return found
 
 
-def _features(board: Board, index: int) -> Floats:
+def _features(board: Board, index: int, experts: Names, labels: Names) -> Floats:
     """Log-probabilities and one-hot labels of the options, [options, experts + labels]."""
-    table = option_logprobs(board, index).T
+    table = option_logprobs(board, index, experts).T
     undecided = -np.log(max(1, len(table)))
     known = np.clip(np.where(np.isnan(table), undecided, table), _LEAST, 0.0)
-    labels = np.zeros((len(table), len(board.labels)))
+    names = np.zeros((len(table), len(labels)))
     for option in range(len(table)):
-        labels[option, board.option_label(index, option)] = 1.0
-    return np.hstack([known, labels])
+        label = board.option_label(index, option)
+        if label >= 0 and board.labels[label] in labels:
+            names[option, labels.index(board.labels[label])] = 1.0
+    return np.hstack([known, names])
 
 
 def _answer(board: Board, method: str, index: int, scores: Floats | None) -> Answer:

@@ -51,7 +51,7 @@ def top_ranked(
 def ranker_confidence(
     board: Board, method: str, rankings: Iterable[Ranking], metric: str
 ) -> Confidence | None:
-    """The confidence of a ranker on a board, learned from the dev questions alone.
+    """The confidence of a ranker on a board, learned from its dev questions alone.
 
     It is the probability that no candidate is better by ``metric``, and for multiple choice that
     the answer is right. None, with a message in the log, where dev says too little.
@@ -65,6 +65,16 @@ def ranker_confidence(
     Raises:
         DataError: A ranking names a candidate that its question does not have.
     """
+
+    def learn(source: Board) -> Confidence | None:
+        return _confidence(source, method, rankings, metric)
+
+    return board.learned(("confidence", method, metric), learn)
+
+
+def _confidence(
+    board: Board, method: str, rankings: Iterable[Ranking], metric: str
+) -> Confidence | None:
     scores: list[list[float]] = []
     outcomes: list[bool] = []
     for placed in _placed(board, rankings):

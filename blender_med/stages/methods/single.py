@@ -37,6 +37,10 @@ def best_single(board: Board, settings: MethodSettings, argument: str) -> Iterat
 def best_expert(board: Board, settings: MethodSettings) -> str:
     """Name of the expert that ``best_single`` follows; see there."""
     metric = settings.primary(board.task)
+    return board.learned((BEST_SINGLE, metric), lambda source: _best_expert(source, metric))
+
+
+def _best_expert(board: Board, metric: str) -> str:
     means = {name: board.mean_score(name, metric, "dev")[0] for name in board.experts}
     known = {name: mean for name, mean in means.items() if not np.isnan(mean)}
     if not known:
@@ -90,20 +94,26 @@ def constant(board: Board, settings: MethodSettings, argument: str) -> Iterator[
     Raises:
         DataError: No train or dev question has a known right option.
     """
-    fitted = METHOD_SPECS["constant"].fitted
-    learn = [question.split in fitted for question in board.questions]
-    seen = board.label_numbers(board.gold)[learn]
-    counts = Counter(sorted(seen[seen >= 0].tolist()))
+    counts = board.learned("constant", _label_counts)
     if not counts:
         raise missing_split(board, "constant")
-    label = counts.most_common(1)[0][0]
+    label, frequency = counts.most_common(1)[0]
     for index, question in enumerate(board.questions):
-        choice = board.option_of(index, label)
+        known = label in board.labels
+        choice = board.option_of(index, board.labels.index(label)) if known else None
         text = "" if choice is None else (question.options or ())[choice]
         yield board.answer(
             "constant", index, None, paid=(), text=text, choice=choice,
-            confidence=None if choice is None else counts[label] / counts.total(),
+            confidence=None if choice is None else frequency / counts.total(),
         )  # fmt: skip
+
+
+def _label_counts(board: Board) -> Counter[str]:
+    """How often each label is right in train and dev, in the order of the labels."""
+    fitted = METHOD_SPECS["constant"].fitted
+    learn = [question.split in fitted for question in board.questions]
+    seen = board.label_numbers(board.gold)[learn]
+    return Counter(board.labels[number] for number in sorted(seen[seen >= 0].tolist()))
 
 
 def _repeat(

@@ -16,6 +16,8 @@ from blender_med.stages.methods import MethodSettings
 from blender_med.stages.methods.board import Board
 from blender_med.stages.methods.single import missing_split
 
+_UNSEEN = 0.5  # smoothed accuracy of an expert without a dev question
+
 
 def majority_vote(board: Board, settings: MethodSettings, argument: str) -> Iterator[Answer]:
     """The option with most votes over all experts and samples.
@@ -45,7 +47,8 @@ def weighted_vote(board: Board, settings: MethodSettings, argument: str) -> Iter
     Raises:
         DataError: No dev question has a known right option.
     """
-    accuracies = _smoothed_accuracies(board)
+    known = board.learned("weighted_vote", _smoothed_accuracies)
+    accuracies = {name: known.get(name, _UNSEEN) for name in board.experts}
     for index, question in enumerate(board.questions):
         others = max(len(question.options or ()) - 1, 1)
         weights = {name: log(p * others / (1 - p)) for name, p in accuracies.items()}
