@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 _ROWS_AT_ONCE = 4096
-_SHORT = 64  # characters of a text that is likely to come again
+# Columns of few different texts: each stands in memory once, however often it is read.
+_REPEATED = frozenset(
+    {"dataset", "expert", "finish_reason", "method", "metric", "model_revision", "protocol"}
+)
 
 Task = Literal["mcq", "long"]
 Protocol = Literal["lm_eval", "generative"]
@@ -237,7 +240,7 @@ class FusedChoice:
         tokens: Of the texts that these experts read.
         seconds: Of these experts and of the encoder of the questions; this and the next are the
             columns that differ between runs.
-        routing_seconds: Of the encoder alone.
+        routing_seconds: Of the encoder alone; 0 where the gate reads the experts instead.
         saved_tokens: Of the texts of the other experts, which need not be read.
         saved_seconds: Of these experts; differs between runs.
     """
@@ -382,11 +385,14 @@ def to_table(records: Iterable[Record], record_type: type[Record]) -> pa.Table:
 def from_table(table: pa.Table, record_type: type[R]) -> Iterator[R]:
     """Records of an Arrow table with the schema of ``record_type``."""
     maps = {f.name for f in fields(record_type) if str(f.type).startswith("Mapping[")}
+    repeated = [f.name for f in fields(record_type) if f.name in _REPEATED]
     for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
         for row in batch.to_pylist():
             values: dict[str, Any] = {
                 name: dict(value) if name in maps else _frozen(value) for name, value in row.items()
             }
+            for name in repeated:
+                values[name] = sys.intern(values[name] or "")
             yield record_type(**values)
 
 
@@ -395,7 +401,4 @@ def _plain(value: Any) -> Any:
 
 
 def _frozen(value: Any) -> Any:
-    """Lists as tuples; short texts, such as names and hashes, once in memory however often read."""
-    if isinstance(value, str):
-        return sys.intern(value) if len(value) <= _SHORT else value
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

@@ -6,9 +6,13 @@ from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Generic
 
+import numpy as np
+
 from blender_med.errors import DataError
+from blender_med.metrics.choice import are_word_labels
 from blender_med.records import Protocol, Question, R, Score, Task
 from blender_med.stages.base import Run
 from blender_med.stages.groups import GeneratedCandidates, RangedParts
@@ -41,8 +45,8 @@ class BoardRanges:
             kind: Task and protocol.
             own: Consecutive places among all prepared questions.
         """
-        boards, samples = self._boards(kind, own), self._sampled(kind, own)
-        return [replace(board, sample=samples.get(board.dataset)) for board in boards]
+        samples = self._sampled(kind, own)
+        return [_with_sample(b, samples.get(b.dataset)) for b in self._boards(kind, own)]
 
     def _sampled(self, kind: Kind, own: range) -> dict[str, Board]:
         """By data set the board that methods learn from; {} where they learn from ``own``."""
@@ -80,11 +84,34 @@ class BoardRanges:
             if question.task == task and place in wanted
         ]
         questions, own = [q for _, q in asked], [place for place, _ in asked]
-        groups = self._candidates.groups(questions, own)
-        candidates = (c for g in groups for c in g.candidates if c.protocol == protocol)
         ids = {question.id for question in questions}
+        candidates = (
+            candidate
+            for candidate in self._candidates.records(own)  # in the order of the experts' files
+            if candidate.question_id in ids and candidate.protocol == protocol
+        )
         scores = self._scores.records(own) if task == "long" else iter(())
-        return build_boards(questions, candidates, (s for s in scores if s.question_id in ids))
+        boards = build_boards(questions, candidates, (s for s in scores if s.question_id in ids))
+        return [replace(board, words=self._words.get(board.dataset)) for board in boards]
+
+    @cached_property
+    def _words(self) -> dict[str, bool]:
+        """Of each data set with options, whether all its questions offer yes, no and maybe."""
+        found: dict[str, bool] = {}
+        for question in self._questions:
+            if question.task == "mcq":
+                known = found.get(question.dataset, True)
+                found[question.dataset] = known and are_word_labels(question.options or ())
+        return found
+
+
+def _with_sample(board: Board, sample: Board | None) -> Board:
+    """The board with what it learns from, and with every metric of it; NaN where it has none."""
+    if sample is None:
+        return board
+    empty = np.full(len(board.candidates), np.nan)
+    scores = {**dict.fromkeys(sample.scores, empty), **board.scores}
+    return replace(board, sample=sample, scores=scores)
 
 
 def _at(questions: Sequence[Question], span: range) -> Iterator[tuple[int, Question]]:
@@ -124,6 +151,6 @@ class Cursor(Generic[R]):
         """
         if self._next is not None:
             value = getattr(self._next, "question_id", None)
-            fix = "delete the stage's folder and run it again"
+            fix = "delete the folders of that stage and of evaluate, and run both again"
             problem = f"records of {self._source} stand in another order than the questions"
             raise DataError(problem, value=value, fix=fix)

@@ -271,7 +271,9 @@ class EvaluateConfig(Recipe):
     primary_mcq: str = "correct"
     mbr_utility: str = "chrf"
     faithfulness: FaithfulnessConfig | None = FaithfulnessConfig()
-    shard_size: int = speed_only(2048, ge=1, description="questions per shard")
+    shard_size: int = speed_only(
+        2048, ge=1, description="questions per shard; at least that of stage generate"
+    )
 
 
 class ReportConfig(Recipe):

@@ -97,7 +97,7 @@ class Evaluate(Stage):
             optional=True,
         ),
         Reads("fuse", ("question_id", "method", "text", "candidate", "shown"), optional=True),
-        Reads("gate", ("question_id", "method", "choice_index", "weights"), optional=True),
+        Reads("gate", ("question_id", "choice_index", "weights", "experts_read"), optional=True),
         Reads("route", ("question_id", "experts", "seconds"), optional=True),
     )
     writes = Answer
@@ -156,6 +156,7 @@ class Evaluate(Stage):
                     places = _places(unit, len(self.run.questions))
                     yield unit, self._answers(boards.boards(kind, places), records.take(places))
                     advance(unit.size)
+                records.finish()
         finally:
             self._scorers.unload()
 
@@ -213,6 +214,9 @@ class Evaluate(Stage):
         return stored_rankings(self.run)
 
 
+_SKIPPED = 2048  # questions that are passed over at a time
+
+
 class _Records(NamedTuple):
     """What the stages before have made of a range of questions, by method; routes by question."""
 
@@ -241,18 +245,9 @@ class _RecordRanges:
 
     def take(self, own: range) -> _Records:
         """Those of the questions at the places ``own``, which follow those taken before."""
-        for skipped in chunks(own.start - self._place, len(own)):
-            self._taken(range(self._place + skipped.start, self._place + skipped.stop))
+        self._skip(own.start)
+        ids = self._ids(own)
         self._place = own.stop
-        taken = self._taken(own)
-        if own.stop == len(self._questions):
-            cursors: list[dict[str, Cursor[Any]]] = [self._rankings, self._fusions, self._choices]
-            for cursor in (own for by_name in cursors for own in by_name.values()):
-                cursor.check_end()
-        return taken
-
-    def _taken(self, own: range) -> _Records:
-        ids = {question.id for question in self._questions[own.start : own.stop]}
         routes = self._routes.records(own) if self._routes else ()
         return _Records(
             {name: cursor.take(ids) for name, cursor in self._rankings.items()},
@@ -260,6 +255,32 @@ class _RecordRanges:
             {name: cursor.take(ids) for name, cursor in self._choices.items()},
             {route.question_id: route for route in routes if route.question_id in ids},
         )
+
+    def finish(self) -> None:
+        """Check that the records stand in the order of the questions, to their end.
+
+        Raises:
+            DataError: They do not, so some may have been left out.
+        """
+        self._skip(len(self._questions))
+        for cursor in self._cursors:
+            cursor.check_end()
+
+    def _skip(self, place: int) -> None:
+        for skipped in chunks(place - self._place, _SKIPPED):
+            ids = self._ids(range(self._place + skipped.start, self._place + skipped.stop))
+            for cursor in self._cursors:
+                cursor.take(ids)
+        self._place = max(place, self._place)
+
+    def _ids(self, own: range) -> set[str]:
+        return {question.id for question in self._questions[own.start : own.stop]}
+
+    @property
+    def _cursors(self) -> list[Cursor[Any]]:
+        return [
+            *self._rankings.values(), *self._fusions.values(), *self._choices.values(),
+        ]  # fmt: skip
 
 
 def _cursors(records: Mapping[str, Iterable[Any]]) -> dict[str, Cursor[Any]]:

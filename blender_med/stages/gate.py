@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from blender_med.fusers.state_batches import Chosen, StateBatches
 
 Done = tuple[Unit, list[FusedChoice]]
+_COSTS = 2  # raised when what a choice costs is counted otherwise
 _LEAST = 1e-30  # probability; what is less likely counts as that
 
 
@@ -79,7 +80,7 @@ class Gate(Stage):
             for fuser in self.config.fusers
             if fuser.model is not None
         }
-        return super().identity() | {"models": models}
+        return super().identity() | {"models": models, "costs": _COSTS}
 
     def plan(self, shard_size: int | None) -> list[Unit]:
         """One unit per fuser and range of questions; those it is chosen among come before."""

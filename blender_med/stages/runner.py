@@ -321,7 +321,7 @@ def _bring_up_to_date(
 def _start(stage: Stage, current: str, *, fresh: bool) -> list[Unit]:
     """Units of the stage; a fresh start removes the old shards, a resumed one keeps its plan."""
     progress = None if fresh else read_progress(stage.folder)
-    size = progress.shard_size if progress else stage.shard_size
+    size = (progress.shard_size if progress else None) or stage.shard_size
     units = stage.plan(size)
     if fresh:
         _clear(stage)

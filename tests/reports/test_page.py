@@ -139,6 +139,33 @@ def test_verdicts_follow_the_corrected_test(comparison_of, delta, p, tone, start
     assert verdict.headline.startswith(start)
 
 
+def _contrast(one: str, other: str) -> float:
+    """Of two colours ``#rrggbb``, by WCAG 2.2."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_colours_stand_out_in_both_themes():
+    style = document._asset("style.css")
+    themes = [
+        dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block))
+        for block in re.findall(r"\{([^{}]*--page:[^{}]*)\}", style)
+    ]
+    assert len(themes) == 3 and themes[1] == themes[2]
+    texts, backgrounds = {"text", "soft", "good", "bad"}, ("page", "panel")
+    for theme in themes:
+        for name, colour in theme.items():
+            if name not in (*backgrounds, "line"):
+                least = min(_contrast(colour, theme[back]) for back in backgrounds)
+                assert least >= (4.5 if name in texts else 3.0), (name, least)
+
+
 def test_two_thousand_questions_fit(write_page_of, tmp_path, realistic_text):
     # gzip takes English prose to 0.35 to 0.4 of its size; texts that repeat would prove nothing.
     sample = realistic_text(np.random.default_rng(5), 20_000).encode()
@@ -147,9 +174,16 @@ def test_two_thousand_questions_fit(write_page_of, tmp_path, realistic_text):
     page = write_page_of(1000, tmp_path, words=200, text=realistic_text)
     loaded = html.fromstring(page.read_text(encoding="utf-8"))
     packed = sum(len(script.text) for script in loaded.xpath("//script[@data-part]"))
-    assert 2_500_000 < packed <= document.MOST_INLINE
-    # What is not questions leaves room also for as many as may stand in the page.
-    assert page.stat().st_size - packed + document.MOST_INLINE < MOST_BYTES
+    assert 2_500_000 < packed < page.stat().st_size <= document.MOST_INLINE == MOST_BYTES
+
+
+def test_figures_count_too(write_page_of, tmp_path, monkeypatch):
+    page = write_page_of(80, tmp_path)
+    size = page.stat().st_size
+    monkeypatch.setattr(document, "MOST_INLINE", size)
+    assert not (write_page_of(80, tmp_path).parent / "questions").exists()
+    monkeypatch.setattr(document, "MOST_INLINE", size - 1)
+    assert (write_page_of(80, tmp_path).parent / "questions").is_dir()
 
 
 def test_more_than_fits_goes_beside_the_page(write_page_of, tmp_path, realistic_text):

@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -186,7 +187,7 @@ def test_two_processes_train_as_one_does(
     one = [sys.executable, "-m", "blender_med", *arguments]
     subprocess.run([*one, "--set", f"output_dir={tmp_path / 'one'}"], check=True)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-              "--master-port", "29517", "-m", "blender_med", *arguments]  # fmt: skip
+              "--master-port", _free_port(), "-m", "blender_med", *arguments]  # fmt: skip
     two = [*launch, "--set", f"output_dir={tmp_path / 'two'}"]
     for name, value in LAUNCHERS[launcher].items():
         monkeypatch.setenv(name, value)
@@ -206,9 +207,47 @@ def test_two_processes_train_as_one_does(
     assert again.stdout.count("toy: up to date") == 1
 
 
+@pytest.mark.slow
+def test_two_nodes_train_a_ranker_as_one_machine_does(
+    recipe, tiny_encoder, tmp_path, monkeypatch
+) -> None:
+    """Two launchers, as on two machines, that meet on loopback."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    still = _without_dropout(tiny_encoder, tmp_path)
+    arguments = ["train", str(recipe), "--set", "ranker.drop_out=0",
+                 "--set", f"ranker.backbone={still}"]  # fmt: skip
+    one = [sys.executable, "-m", "blender_med", *arguments]
+    subprocess.run([*one, "--set", f"output_dir={tmp_path / 'one'}"], check=True)
+    rendezvous = ["--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", _free_port()]
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", *rendezvous, "--node-rank", str(rank),
+             "--nproc-per-node", "1", "-m", "blender_med", *arguments,
+             "--set", f"output_dir={tmp_path / 'two'}"],
+            stdout=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    told = [node.communicate(timeout=600)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0]
+    assert [text.count("toy: trained") for text in told] == [1, 0]
+    logs = [_log(tmp_path / name / "toy") for name in ("one", "two")]
+    assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]]
+    losses = [[float(row["loss"]) for row in log if row["loss"]] for log in logs]
+    # The last, smaller step of an epoch is filled up for several processes.
+    assert losses[0] == pytest.approx(losses[1], rel=0.03)
+
+
+def _free_port() -> str:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
 def _without_dropout(model: Path, folder: Path) -> Path:
-    """A copy of a T5 whose losses do not depend on what a process draws."""
+    """A copy of a T5 or BERT whose losses do not depend on what a process draws."""
     copy = shutil.copytree(model, folder / "still")
     config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"dropout_rate": 0.0}))
+    rates = ("dropout_rate", "hidden_dropout_prob", "attention_probs_dropout_prob")
+    (copy / "config.json").write_text(json.dumps(config | dict.fromkeys(rates, 0.0)))
     return copy

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from blender_med.errors import DataError
-from blender_med.records import Answer, FusedAnswer, Ranking
+from blender_med.records import Answer, Candidate, FusedAnswer, Question, Ranking, Score
 from blender_med.stages import board_ranges
 from blender_med.stages.base import Run
 from blender_med.stages.board_ranges import BoardRanges, Cursor
-from blender_med.store.shards import part_paths, read_part, read_parts, write_part
+from blender_med.stages.methods import MethodSettings
+from blender_med.stages.methods.answers import answer_board
+from blender_med.store.shards import part_path, part_paths, read_part, read_parts, write_part
 
 
 @pytest.fixture
@@ -124,3 +128,47 @@ def test_a_cursor_stops_at_the_first_other_question() -> None:
         cursor.check_end()
     assert cursor.take({"d"}) == rows[4:]
     cursor.check_end()
+
+
+def stored(folder: Path, questions: list[Question], candidates: list[Candidate], scores=()) -> Any:
+    """A run whose experts answered what they were asked, in shards of all questions."""
+    end = f"0000000-{len(questions):07d}"
+    for expert in {c.expert for c in candidates}:
+        own = [c for c in candidates if c.expert == expert]
+        write_part(part_path(folder / "generate", f"{expert}-{end}"), own, Candidate)
+    write_part(part_path(folder / "score", end), scores, Score)
+    return SimpleNamespace(questions=questions, stage_folder=lambda stage: folder / stage)
+
+
+def exam(i: int, options: tuple[str, ...], split: str = "dev") -> Question:
+    return Question(f"q{i}", "d", split, "mcq", "?", options=options, answer_index=0)
+
+
+def test_candidates_stand_in_the_order_of_the_experts_files(tmp_path) -> None:
+    """Also where a route spared the first expert on the first question of a range."""
+    questions = [exam(i, ("x", "y")) for i in range(4)]
+    asked = [("q0", "b"), ("q1", "a"), ("q1", "b"), ("q2", "b"), ("q3", "a"), ("q3", "b")]
+    candidates = [Candidate(q, e, 0, "x", 0, protocol="lm_eval") for q, e in asked]
+    ranges = BoardRanges(stored(tmp_path, questions, candidates))
+    kind = ("mcq", "lm_eval")
+    [whole] = ranges.boards(kind, range(4))
+    parts = [ranges.boards(kind, range(i, i + 2))[0] for i in (0, 2)]
+    assert [c.key for part in parts for c in part.candidates] == [c.key for c in whole.candidates]
+    assert [c.expert for c in whole.candidates] == ["b", "a", "b", "b", "a", "b"]
+
+
+def test_a_range_without_scores_and_without_words_is_like_the_others(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(board_ranges, "MOST_LEARNED", {"train": 9, "dev": 9, "test": 0})
+    words, others = ("yes", "no", "maybe"), ("red", "green")
+    questions = [exam(0, words), exam(1, words), exam(2, others, "test"), exam(3, words, "test")]
+    long = [Question(f"l{i}", "d", s, "long", "?") for i, s in enumerate(("dev", "test"))]
+    candidates = [Candidate(q.id, "a", 0, "x", 0, protocol="lm_eval") for q in questions]
+    candidates += [Candidate(q.id, "a", 0, "text") for q in long]
+    scores = [Score("l0", "a", 0, "rougeL", 0.5)]
+    run = stored(tmp_path, [*questions, *long], candidates, scores)
+    ranges = BoardRanges(run)
+    [board] = ranges.boards(("mcq", "lm_eval"), range(2, 4))
+    assert board.labels == board.sample.labels == ("A", "B", "C")  # letters for the whole data set
+    [board] = ranges.boards(("long", "generative"), range(5, 6))
+    assert board.sample.scores["rougeL"].tolist() == [0.5]
+    assert list(answer_board(board, MethodSettings(), ["oracle"])) == []

@@ -19,8 +19,7 @@ from blender_med.reports.page.sections import Figure
 from blender_med.reports.page.verdict import Verdict
 from blender_med.store.files import write_text
 
-# 5 MB is the most the page may weigh; figures and script come on top of the questions.
-MOST_INLINE = 4_000_000
+MOST_INLINE = 5_000_000  # bytes of a page with its questions inside
 PAGE = "index.html"
 DATA_FOLDER = "questions"
 
@@ -66,11 +65,11 @@ def write_document(folder: Path, document: Document) -> list[Path]:
     Raises:
         StoreError: The folder is not writable.
     """
-    packed = document.questions
-    beside = packed is not None and packed.size > MOST_INLINE
+    packed, page = document.questions, folder / PAGE
+    text = _rendered(document, inline=True)
+    beside = packed is not None and len(text.encode()) > MOST_INLINE
     written = _write_parts(folder / DATA_FOLDER, packed if beside else None)
-    page = folder / PAGE
-    write_text(page, _rendered(document, inline=not beside))
+    write_text(page, _rendered(document, inline=False) if beside else text)
     return [page, *written]
 
 

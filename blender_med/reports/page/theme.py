@@ -33,7 +33,7 @@ KIND_SHAPES = {
     "upper bound": "triangle-up",
     "other": "cross",
 }
-# Okabe and Ito's palette, in an order in which neighbours differ most.
+# Okabe and Ito's palette, orange and sky darker on a light page; neighbours differ most.
 SERIES = tuple(f"var(--{name})" for name in ("blue", "orange", "green", "purple", "sky", "red"))
 
 

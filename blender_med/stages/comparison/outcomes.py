@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from blender_med.errors import DataError
 from blender_med.metrics.choice import UNPARSED
 from blender_med.records import Answer, Protocol
+from blender_med.stages.methods import ORACLE
 from blender_med.stages.methods.board import Board, Floats, Ints
 
 
@@ -120,7 +121,7 @@ class Outcome:
 
 
 def collect_outcomes(boards: Sequence[Board], answers: Iterable[Answer]) -> list[list[Outcome]]:
-    """Sort a stream of answers by board and method, in order of first appearance.
+    """Sort a stream of answers by board and method, in order of first appearance, bounds last.
 
     Raises:
         DataError: An answer belongs to no question of a board, or repeats no candidate.
@@ -141,4 +142,7 @@ def collect_outcomes(boards: Sequence[Board], answers: Iterable[Answer]) -> list
         if answer.method not in found[number]:
             found[number][answer.method] = Outcome(boards[number], answer.method)
         found[number][answer.method].add(index, answer)
-    return [list(by_method.values()) for by_method in found]
+    return [
+        sorted(by_method.values(), key=lambda own: own.method.partition(":")[0] == ORACLE)
+        for by_method in found
+    ]

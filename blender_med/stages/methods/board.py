@@ -36,6 +36,7 @@ class Board:
         answer_scores: Values of texts that are no candidate, by (method, question id, metric).
         sample: Board of the same data set, task and protocol that methods learn from, where this
             one has a range of the questions only; None: they learn from this one.
+        words: Whether all questions of the data set offer yes, no and maybe; None: all of these.
     """
 
     dataset: str
@@ -47,6 +48,7 @@ class Board:
     scores: Mapping[str, Floats]
     answer_scores: Mapping[tuple[str, str, str], float]
     sample: Board | None = field(default=None, compare=False, repr=False)
+    words: bool | None = field(default=None, compare=False, repr=False)
     _known: dict[Hashable, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def learned(self, key: Hashable, learn: Callable[[Board], T]) -> T:
@@ -92,8 +94,9 @@ class Board:
 
     @cached_property
     def _has_words(self) -> bool:
-        known = self.sample is None or self.sample._has_words
-        return known and all(are_word_labels(q.options or ()) for q in self.questions)
+        if self.words is not None:
+            return self.words
+        return all(are_word_labels(question.options or ()) for question in self.questions)
 
     @cached_property
     def _option_labels(self) -> Ints:

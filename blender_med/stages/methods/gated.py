@@ -49,7 +49,8 @@ def routed_options(board: Board, method: str, choices: Iterable[FusedChoice]) ->
     """The own answer of the expert with the highest weight; of equals the first.
 
     ``confidence`` is the share of the option in that expert's likelihoods. An answer costs what
-    that expert's did, and the embedding of the question; it saves what the others cost.
+    that expert's did, and the embedding of the question; it saves what the others cost. Where the
+    gate reads the experts, all of them have read the question: that is paid, and nothing saved.
     """
     firsts = {name: board.first_sample(name) for name in board.experts}
     means = board.learned("mean costs", _mean_costs)
@@ -59,7 +60,15 @@ def routed_options(board: Board, method: str, choices: Iterable[FusedChoice]) ->
         if row >= 0:
             confidence = own_confidence(board.candidates[row])
             answer = board.answer(method, index, row, paid=(row,), confidence=confidence)
-            yield _with_savings(board, index, answer, choice.routing_seconds, means)
+            if choice.routing_seconds > 0:
+                yield _with_savings(board, index, answer, choice.routing_seconds, means)
+            else:
+                yield replace(
+                    answer,
+                    experts_used=choice.experts_read,
+                    tokens=answer.tokens + choice.tokens,
+                    seconds=answer.seconds + choice.seconds,
+                )
 
 
 def routed_answers(board: Board, routes: Mapping[str, Route]) -> Iterator[Answer]:

@@ -334,7 +334,7 @@
     const takers = details.answers.filter((a) => a.candidate === candidate.key).map((a) => a.method);
     return make("div", { class: taken ? "card taken" : "card" },
       make("header", {}, make("b", {}, candidate.key), make("span", {}, candidate.choice)),
-      make("p", { class: "text" }, candidate.text || "(empty)"),
+      make("p", { class: "text", tabindex: "0" }, candidate.text || "(empty)"),
       chipList(scores), make("ul", { class: "chips" }, ranks),
       takers.length ? make("p", { class: "where" }, `taken by ${takers.join(", ")}`) : null);
   }
