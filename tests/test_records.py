@@ -10,10 +10,8 @@ from blender_med.records import (
     Question,
     Ranking,
     Score,
-    arrow_schema,
-    from_table,
-    to_table,
 )
+from blender_med.store.tables import arrow_schema, from_table, to_table
 
 QUESTION = Question("q", "d", "test", "mcq", "?", None, ("a", "b"), 1, None, {"subject": "x"})
 RECORDS = [

@@ -15,6 +15,7 @@ from blender_med.fusers.embedding_checkpoint import EmbeddingFuserConfig
 from blender_med.fusers.hidden_states import QUESTION_ENCODER, Key, StateStore
 
 _QUESTIONS = 256  # in a batch of inference
+_LEAST = 1e-30  # probability; what is less likely counts as that
 
 
 class StateBatches:
@@ -71,6 +72,19 @@ class Chosen(NamedTuple):
 
     probabilities: NDArray[np.float64]
     weights: NDArray[np.float64]
+
+
+def choice_value(probabilities: Sequence[float] | NDArray[np.float64], gold: int, by: str) -> float:
+    """1 for the right option and 0 for another, or its log-likelihood in nats.
+
+    Args:
+        probabilities: Of the options; of equal ones the first is chosen.
+        gold: The right option.
+        by: ``accuracy`` or ``log_likelihood``.
+    """
+    if by == "accuracy":
+        return float(np.argmax(probabilities) == gold)
+    return float(np.log(max(probabilities[gold], _LEAST)))
 
 
 @torch.inference_mode()

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 Done = tuple[Unit, list[FusedChoice]]
 _COSTS = 2  # raised when what a choice costs is counted otherwise
-_LEAST = 1e-30  # probability; what is less likely counts as that
 
 
 class Cost(NamedTuple):
@@ -195,16 +194,15 @@ class Gate(Stage):
 
     def _on_dev(self, choices: MethodRecords[FusedChoice], by: str) -> float:
         """Accuracy, or mean log-likelihood of the right option in nats; higher is better."""
+        from blender_med.fusers.state_batches import choice_value
+
         gold = {q.id: q.answer_index for q in self._questions
                 if q.split == "dev" and q.answer_index is not None}  # fmt: skip
         known = [(c, gold[c.question_id]) for c in choices if c.question_id in gold]
         if not known:
             fix = "give the data a dev split, and leave it in 'splits' of the stages embed and gate"
             raise ConfigError("no dev question to choose by", key="among", fix=fix)
-        if by == "accuracy":
-            return float(np.mean([choice.choice_index == right for choice, right in known]))
-        likely = [max(choice.probabilities[right], _LEAST) for choice, right in known]
-        return float(np.mean(np.log(likely)))
+        return float(np.mean([choice_value(c.probabilities, right, by) for c, right in known]))
 
     def _mean(self, fuser: AppliedEmbeddingFuser, units: Sequence[Unit]) -> Iterator[Done]:
         """The mean of the probabilities of fusers whose shards stand before."""

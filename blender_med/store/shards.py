@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, overload
 
 from blender_med.errors import StoreError
-from blender_med.records import R, Record, arrow_schema, from_table, to_table
+from blender_med.records import R, Record
 from blender_med.store.files import atomic_path
+from blender_med.store.tables import arrow_schema, from_table, to_table
 
 
 def part_path(folder: Path, unit: str) -> Path:

@@ -15,7 +15,7 @@ from blender_med.data.embedded import StateExample
 from blender_med.errors import ConfigError
 from blender_med.fusers.embedding import EmbeddingFuser
 from blender_med.fusers.hidden_states import Key, StateStore
-from blender_med.fusers.state_batches import StateBatches, choose
+from blender_med.fusers.state_batches import StateBatches, choice_value, choose
 from blender_med.training.batches import EpochSampler, ExampleDataset, MixtureSampler
 from blender_med.training.callbacks import WEIGHT
 from blender_med.training.embedding_config import DevMetric, EmbeddingFuserJob
@@ -25,7 +25,6 @@ from blender_med.training.trainer import JobTrainer
 IGNORED = -100  # as a label: no token is asked for
 _STANDARD_QUESTIONS = 1024  # whose states say mean and deviation of every feature
 _DEV_QUESTIONS = 32  # in a forward pass of the decoder
-_LEAST = 1e-30  # probability; what is less likely counts as that
 _SHARED = ("projections.", "gate.", "combination.")
 _SAME = ("widths", "mode", "gate", "gate_input", "question_width", "width", "layers",
          "attention_heads")  # fmt: skip
@@ -153,16 +152,10 @@ def choice_measure(
     """
     chosen = list(choose(fuser, batches, examples))
     values = [
-        _choice_value(own.probabilities, int(example.gold or 0), metric)
+        choice_value(own.probabilities, int(example.gold or 0), metric)
         for own, example in zip(chosen, examples, strict=True)
     ]
     return Measured(float(np.mean(values)), np.mean([own.weights for own in chosen], axis=0))
-
-
-def _choice_value(probabilities: NDArray[np.float64], gold: int, metric: DevMetric) -> float:
-    if metric == "accuracy":
-        return float(probabilities.argmax() == gold)
-    return float(np.log(max(probabilities[gold], _LEAST)))
 
 
 @torch.inference_mode()

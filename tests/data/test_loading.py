@@ -162,7 +162,8 @@ def test_ids_are_stable_and_unique(write):
 
 
 def test_questions_survive_the_store(write):
-    from blender_med.records import Question, from_table, to_table
+    from blender_med.records import Question
+    from blender_med.store.tables import from_table, to_table
 
     strange = {"question": "a\ud800b\x00c", "reference": "\udcff", "options": None}
     (question,) = load_questions("jsonl", write("m.jsonl", [strange]))
